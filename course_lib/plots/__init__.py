@@ -1,0 +1,49 @@
+"""Every figure of the book that more than one cell draws; `style` holds what they have in common."""
+
+from course_lib.plots.early_exit import (
+    accuracy_cost_curve,
+    block_calls,
+    confidence_histograms,
+    early_exit_dashboard,
+    recorded_speed,
+    rows_per_block,
+    share_bars,
+    who_left_where,
+)
+from course_lib.plots.measuring import (
+    Measured,
+    latency_by_batch,
+    ledger_shares,
+    queued_work,
+    reliability_diagram,
+    roofline,
+    roofline_and_bars,
+    warmup_trace,
+)
+from course_lib.plots.exit_grid import exit_grid
+from course_lib.plots.style import MARKERS, PALETTE, SKIPPED, SPENT, use_style
+
+__all__ = [
+    "MARKERS",
+    "PALETTE",
+    "SKIPPED",
+    "SPENT",
+    "Measured",
+    "accuracy_cost_curve",
+    "block_calls",
+    "confidence_histograms",
+    "early_exit_dashboard",
+    "exit_grid",
+    "latency_by_batch",
+    "ledger_shares",
+    "queued_work",
+    "recorded_speed",
+    "reliability_diagram",
+    "roofline",
+    "roofline_and_bars",
+    "rows_per_block",
+    "share_bars",
+    "use_style",
+    "warmup_trace",
+    "who_left_where",
+]
