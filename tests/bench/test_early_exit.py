@@ -1,0 +1,75 @@
+"""The early-exit bench: what it times is equal work, what it reports is complete. No figure here is a time."""
+
+import math
+from itertools import chain
+
+import pytest
+import torch
+
+from course_lib.bench import core, early_exit
+from course_lib.bench.core import Options
+
+
+@pytest.fixture(scope="module")
+def report():
+    return early_exit.run(Options(quick=True))
+
+
+def test_quick_run_reports_every_contender(report):
+    core.validate(core.recorded(report, command="course bench early-exit --quick", device="cpu"))
+    names = {row.name for row in report.rows}
+    for task in ("shapes", "digits"):
+        assert {f"{task}: training", f"{task}: memory while training"} <= names
+        for contender in ("static", "fixed exit", "adaptive", "queue"):
+            assert f"{task}, batch 32: {contender}" in names
+        for contender in ("fixed exit", "adaptive", "queue"):
+            assert f"{task}, batch 32: {contender} / static" in names
+    assert not report.goals  # a quick run shows that it runs, and promises nothing
+
+
+def test_one_thread_while_timing_and_the_old_number_after():
+    torch.set_num_threads(2)
+    with early_exit._one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_multiply_adds_follow_from_the_shares(report):
+    row = next(row for row in report.rows if row.name == "shapes: multiply-adds, static / adaptive")
+    assert sum(row.details["shares"]) == pytest.approx(1, abs=2e-3)
+    assert row.median >= 1
+    assert 1 <= row.details["fixed_exit"] <= 4
+
+
+def test_cheapest_thresholds_stay_within_the_margin():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (2000,), generator=generator)
+    target = torch.nn.functional.one_hot(labels, 4).float()
+    logits = [target * strength + torch.randn(2000, 4, generator=generator) for strength in (1.5, 3.0, 4.5)]
+    bar = early_exit._cheapest(logits, labels, [1.0, 3.0, 9.0])
+    answers, exits = early_exit.decision.simulate(logits, bar)
+    last = early_exit._accuracy(logits[-1], labels)
+    assert early_exit._accuracy(answers, labels) >= last - early_exit.MARGIN
+    assert (exits < 2).any()
+
+
+def test_no_thresholds_help_where_early_exits_know_nothing():
+    labels = torch.arange(400) % 4
+    right = torch.nn.functional.one_hot(labels, 4).float() * 9
+    wrong = right.roll(1, 1)  # early exits sure of themselves, and wrong
+    bar = early_exit._cheapest([wrong, right], labels, [1.0, 2.0])
+    assert bar[0] == math.inf
+
+
+def test_all_contenders_see_the_same_orders():
+    seen = {}
+    images = torch.arange(10.0)[:, None]
+    for name in "ab":
+        calls = seen.setdefault(name, [])
+        one_pass = early_exit._pass(lambda part, calls=calls: calls.append(part.flatten().tolist()), images, 4)
+        one_pass(), one_pass()
+    assert seen["a"] == seen["b"]
+    first, second = seen["a"][:3], seen["a"][3:]
+    assert [len(part) for part in first] == [4, 4, 2]
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(10))
+    assert first != second
