@@ -12,29 +12,26 @@ The folders follow the taxonomy of "Dynamic Neural Networks: A Survey" (arXiv 21
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 from typing import TYPE_CHECKING, Any
+
+from course_lib._lazy import attach
 
 if TYPE_CHECKING:
     import torch
 
 __version__ = "0.1.0"
 
-_SUBMODULES = frozenset({"bench", "checks", "data", "decision", "instance", "measure", "plots", "train"})
-
-__all__ = ["device", "seed_everything", *sorted(_SUBMODULES)]
+_module, _modules = attach(__name__, __path__)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _module(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES})
+    return sorted({*globals(), *_modules()})
 
 
 def device() -> torch.device:

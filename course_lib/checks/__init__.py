@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from course_lib._lazy import attach
 from course_lib.checks import record
 from course_lib.checks.core import Case, Check, Verdict
 from course_lib.checks.observe import Raised
@@ -44,6 +45,8 @@ __all__ = [
     "progress",
     "tasks",
 ]
+
+__getattr__, __dir__ = attach(__name__, __path__)
 
 
 @dataclass(frozen=True)

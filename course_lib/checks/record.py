@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+
+from course_lib.checkpoint import write_atomically
 
 _VERSION = 1
 _STATUSES = ("not yet", "correct")
@@ -73,19 +74,6 @@ def add(key: str, status: str) -> dict[str, dict[str, Any]]:
     best = "correct" if "correct" in (old["status"], status) else "not yet"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     tasks[key] = {"status": best, "attempts": old["attempts"] + 1, "last": now}
-    _write({"version": _VERSION, "tasks": tasks})
+    content = json.dumps({"version": _VERSION, "tasks": tasks}, indent=1, sort_keys=True)
+    write_atomically(home() / "progress.json", lambda file: file.write(content.encode()))
     return tasks
-
-
-def _write(content: dict[str, Any]) -> None:
-    folder = home()
-    folder.mkdir(parents=True, exist_ok=True)
-    # Written beside the target and renamed: a kernel killed while writing leaves the old file whole.
-    handle, name = tempfile.mkstemp(dir=folder, prefix="progress.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, sort_keys=True)
-        os.replace(name, folder / "progress.json")
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

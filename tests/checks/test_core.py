@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import random
 import threading
 import time
@@ -378,7 +378,7 @@ def test_a_failed_write_leaves_the_old_file_and_the_verdict(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert make()(scale).status == "correct"
     assert "could not be saved: No space left on device" in capsys.readouterr().out
     assert (checks.home() / "progress.json").read_text() == before
