@@ -272,15 +272,18 @@ def progress() -> None:
     from course_lib import checks
 
     marks = {"correct": "[green]correct[/]", "not yet": "[yellow]not yet[/]", "not attempted": "[dim]not attempted[/]"}
-    tasks = checks.progress()
-    table = Table("chapter", "task", "what", "level", "minutes", "status", title="exercises")
+    tasks, tables = checks.progress(), []
     for chapter, members in groupby(tasks, key=lambda task: task.chapter):
-        for i, task in enumerate(members):
-            name = chapter if i == 0 else ""
-            table.add_row(name, task.task, task.title, str(task.level), str(task.minutes), marks[task.status])
-        table.add_section()
+        table = Table(title=chapter, title_justify="left", title_style="bold")
+        table.add_column("task", width=28, no_wrap=True)  # 28: a name is to be copied, so it is never cut
+        table.add_column("level", justify="right")
+        table.add_column("min", justify="right")
+        table.add_column("status", width=13, no_wrap=True)
+        for task in members:
+            table.add_row(task.task, str(task.level), str(task.minutes), marks[task.status])
+        tables.append(table)
     console = Console()
-    console.print(table)
+    console.print(*tables, sep="\n")
     correct = sum(task.status == "correct" for task in tasks)
     console.print(f"{correct} of {len(tasks)} correct; kept in {checks.home()}", soft_wrap=True)
 

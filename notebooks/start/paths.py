@@ -1,0 +1,192 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Start here: ways through the course
+#
+# This course is about networks that do not spend the same work on every input: they stop early, leave pixels out,
+# skip words and frames. Every claim in it is code you run, every saving is measured in seconds and not only in
+# multiplications, and every exercise is judged the moment you run it.
+# If you are new, open [Why should every input cost the same?](why_adapt.ipynb) and run it from top to bottom; it takes
+# half an hour and needs no GPU.
+#
+# **In JupyterLab** a link below opens the chapter in a new tab. Run a cell with Shift+Enter. A chapter has its tasks
+# under the same name in the folder `exercises/`; in a terminal, `course progress` shows how far you are and
+# `course doctor` whether everything is in place.
+
+# %% [markdown]
+# ## The chapters
+#
+# Minutes are for a reader who meets the prerequisites: reading, predicting and running the chapter, and then its tasks.
+#
+# | chapter | the question | needs | reading, min | exercises, min |
+# |---|---|---|---|---|
+# | [start/why_adapt](why_adapt.ipynb) | Why should every input cost the same? | a CNN, softmax, PyTorch tensors | 30 | 45 |
+# | [start/measuring](measuring.ipynb) | When is less work really faster? | why_adapt | 40 | 30 |
+# | [instance/msdnet](../instance/msdnet.ipynb) | When is a network sure enough to stop? | measuring | 70 | 70 |
+
+# %% [markdown]
+# ## The tasks
+#
+# | exercise | tasks |
+# |---|---|
+# | [Exercises: why_adapt](../../exercises/start/why_adapt.ipynb) | the cost of a convolution; mean cost; really skipping samples; a fair clock |
+# | [Exercises: measuring](../../exercises/start/measuring.ipynb) | intensity; the roofline's bound; calibration error; what a shrinking batch costs |
+# | [Exercises: msdnet](../../exercises/instance/msdnet.ipynb) | exit shares; solving for a budget; thresholds; inference that lets finished images go |
+
+# %% [markdown]
+# ## Reading orders
+#
+# The folders follow the survey's taxonomy, and the table of contents keeps that order. A *reading* order follows what a
+# chapter needs. A name without a link is a chapter to come; until it stands, its place in the order is left out.
+#
+# - **From the beginning.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
+#   [msdnet](../instance/msdnet.ipynb), then *ranet*, *l2w*, *gradients*, *sparse_conv*, *lasnet*, *skimming*,
+#   *adafocus*, *dapl*, *cg_p*.
+# - **A weekend alone.** Saturday morning [why_adapt](why_adapt.ipynb) and [measuring](measuring.ipynb) (2 h); Saturday
+#   afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday: the fourth task of msdnet,
+#   and then *put one exit on a network of your own and show the gain in milliseconds*. Later *sparse_conv* takes the
+#   Sunday.
+# - **A performance engineer.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *sparse_conv*, the part of
+#   *gradients* on Gumbel noise, *lasnet*.
+# - **Language.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *gradients*, *skimming*, *dapl*.
+# - **Video.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *gradients*, *adafocus*.
+# - **Optimisation.** [why_adapt](why_adapt.ipynb), *cg_p*; it needs nothing else.
+# - **Theory of training.** [msdnet](../instance/msdnet.ipynb), *l2w*, *gradients*.
+# - **Half a course, six weeks.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
+#   [msdnet](../instance/msdnet.ipynb), *gradients*, *sparse_conv* (first sitting), *lasnet*.
+
+# %% [markdown]
+# ## The map
+#
+# The whole field as "Dynamic Neural Networks: A Survey" (arXiv 2102.04906) orders it, and where this course stands in
+# it. A linked leaf has its chapter; the others are named so that you know where they will live. A network belongs on
+# the map if, with its weights fixed and in evaluation mode, the graph it executes or the operators it applies differ
+# from one input to another.
+#
+# ### Instance-wise: which samples get how much network
+#
+# **Dynamic depth**
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | Cascade of networks | Run models from small to large until one is sure; nothing is shared. |
+# | [Intermediate classifiers](../instance/msdnet.ipynb) | Put exits on one trunk and stop at the first that is sure enough. |
+# | [Multi-scale network with exits](../instance/msdnet.ipynb) | Keep coarse features from the first layer on, so that early exits see the whole picture. |
+# | Halting score | Add up a learned score, layer by layer, and stop when it reaches one. |
+# | Gating function | A small gate at each residual block decides whether the block is run. |
+# | Policy network | One look at the input decides about all blocks at once. |
+#
+# **Dynamic width**
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | Skipping neurons | Predict cheaply which units of a fully connected layer will be zero, and leave those rows out. |
+# | Mixture of experts | Send each input to a few of many branches, and keep the load balanced. |
+# | Channels in stages | Compute some channels first, and the rest only if needed. |
+# | Channels by a gate | A gate on pooled features chooses the channels to compute. |
+# | Channels by activation | Let the activations themselves say which channels matter. |
+#
+# **Dynamic routing in a super-network**
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | Path selection | At each layer choose one branch, or a few, of many. |
+# | Soft decision trees | Every leaf of a tree answers, weighted by the probability of its path. |
+# | Deterministic routing | The same tree with hard splits: only one path is computed. |
+# | Tree-structured networks | Features are transformed along the edges, classifiers sit at the leaves. |
+# | Scale routing | Soft gates decide whether features move up, stay, or move down in resolution. |
+#
+# **Dynamic parameters**: more accuracy for the same work, not less work
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | Attention on weights | Mix several kernels by coefficients the input chooses, then convolve once. |
+# | Kernel shape adaptation | Let every tap of a kernel move to where the input wants it. |
+# | Weight prediction | One network writes the weights of another. |
+# | Weight prediction from side information | The weights depend on something known beside the input: an edge, a camera, a task. |
+# | Channel attention | Rescale channels by what the whole image shows. |
+# | Spatial attention | Rescale positions. |
+# | Dynamic activation | The slopes of the activation function come from the input. |
+
+# %% [markdown]
+# ### Spatial-wise: which pixels, regions, resolutions
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | Dynamic sparse convolution | Compute only the positions a mask keeps: gather, convolve, scatter. |
+# | Additional refinement | A cheap pass everywhere and an expensive one where it matters. |
+# | Dynamic weights per pixel | Every position has its own predicted kernel. |
+# | Dynamic receptive field | Every position chooses how far it looks. |
+# | Dynamic transformation | Move, turn or zoom the input before it is read. |
+# | Hard attention with a recurrent network | Look at one small glimpse after another; the last glimpse says where to look next. |
+# | Hard attention without one | Glance at the whole, then crop where the answer is. |
+# | Adaptive scaling ratio | Predict how small the picture may be made. |
+# | Dynamic resolution in multi-scale networks | Try the coarse sub-network first, go finer only when unsure. |
+#
+# ### Temporal-wise: which words, frames, tokens
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | Skipped update | A binary gate copies the hidden state instead of updating it. |
+# | Coarse update | Unimportant words update only a part of the hidden state. |
+# | Hierarchical update | Boundaries found in the input decide which level is updated. |
+# | Temporal early exit | Stop reading when the answer is clear. |
+# | Jumping | Read a little, then decide how many words to skip. |
+# | Video: dynamic update | A light network sees every frame, a heavy one only where a gate opens. |
+# | Video: early exit | Stop watching when the gathered evidence suffices. |
+# | Video: jumping | Decide which frame to look at next. |
+# | Video: frame sampling | Score all frames cheaply and run the heavy network on the best. |
+#
+# ### Inference and training: who decides, and how the decider learns
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | [Confidence criteria](../instance/msdnet.ipynb) | Stop when the probability, margin or entropy passes a threshold set on held-out data. |
+# | Policy networks | A separate network decides, usually trained by rewards. |
+# | Gating functions | A small module inside the backbone decides, trained with it. |
+# | [Multi-exit training](../instance/msdnet.ipynb) | All exits are trained together, by the sum of their losses. |
+# | Encouraging sparsity | A term in the loss pays for executed work, or gates stay open for ever. |
+# | Other objectives | The last exit teaches the earlier ones, and more. |
+# | Gradient estimation | Pretend, when going backward, that a hard decision was a smooth one. |
+# | Reparameterisation | Replace a random choice by a smooth function of noise. |
+# | Reinforcement learning | Reward decisions that were right and cheap; unbiased and noisy. |
+#
+# ### Applications and open problems
+#
+# | leaf | the idea in one line |
+# |---|---|
+# | Applications | Recognition, detection, segmentation, video, language, point clouds, and beyond efficiency: adapting to new domains. |
+# | [Theory versus practice](measuring.ipynb) | Multiplications saved are not seconds saved: this is the question of the second chapter. |
+# | Theory | What is the best rule to decide, and what does it mean that each exit sees a selected set of inputs? |
+# | Architectures | Most adaptive networks are static designs with something added. |
+# | More tasks | Exits for detection, segmentation, generation. |
+# | Robustness | An attacker may aim at the cost instead of the answer. |
+# | Interpretability | What the decisions reveal, and whether it can be believed. |
+
+# %% [markdown]
+# ## What comes next
+#
+# Planned chapters, in teaching order. The minutes are estimates.
+#
+# | to come | the question | needs | reading, min | exercises, min |
+# |---|---|---|---|---|
+# | spatial/ranet | How sharp must a picture be? | msdnet | 55 | 75 |
+# | instance/l2w | Should every exit learn from every image? | msdnet, chain rule | 55 | 90 |
+# | training/gradients | How does a yes or a no learn? | back-propagation, expectation | 60 | 60 |
+# | spatial/sparse_conv | Can a machine skip pixels and finish earlier? | measuring, convolution as matrix product | 75 | 85 |
+# | spatial/lasnet | How large must a patch be to be worth skipping? | sparse_conv, gradients | 65 | 75 |
+# | temporal/skimming | Which words may stay unread? | gradients, a recurrent cell | 60 | 70 |
+# | temporal/adafocus | Where in a video does it happen? | gradients | 65 | 90 |
+# | beyond/dapl | Can a sentence move a classifier to a new world? | softmax, a transformer block | 60 | 75 |
+# | beyond/cg_p | Can a guess speed up a proof? | why_adapt | 80 | 90 |
