@@ -28,10 +28,14 @@ def test_quick_run_reports_every_contender(report):
 
 
 def test_one_thread_while_timing_and_the_old_number_after():
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    with early_exit._one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
+    try:
+        with early_exit._one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_multiply_adds_follow_from_the_shares(report):

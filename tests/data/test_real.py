@@ -116,6 +116,8 @@ def test_the_items_go_through_a_data_loader(tmp_path):
         (gzip.compress(idx_bytes(np.zeros((3, 28, 28), np.uint8)))[:-9], "broken gzip"),
         (gzip.compress(idx_bytes(np.zeros((3, 28, 28), np.uint8))), "expected .n, height"),
     ],
+    # packed bytes hold the time of packing, and parallel test processes must agree on names
+    ids=["no gzip", "foreign type", "empty", "short", "cut", "images for labels"],
 )
 def test_broken_idx_files_are_named(tmp_path, content, named):
     write_fashion(tmp_path, packed=True)
