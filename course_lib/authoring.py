@@ -133,6 +133,9 @@ def execute(notebook: NotebookNode, *, folder: Path, strict: bool = False) -> No
         record_timing=False,
         coalesce_streams=True,
     )
+    # nbclient would act out Output widgets; a message it sends for one can swallow the wake-up for the kernel's answer,
+    # and it then waits for ever. What a widget shows is replaced by a note anyway.
+    client.comm_open_handlers.clear()
     with tempfile.TemporaryDirectory() as home:
         # One thread and the CPU: what is committed must be what any machine gets.
         environment = {**os.environ, "COURSE_HOME": home, "OMP_NUM_THREADS": "1", "COURSE_DEVICE": "cpu"}

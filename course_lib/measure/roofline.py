@@ -38,22 +38,26 @@ class Roofline:
 
     @classmethod
     def probe(cls, *, seconds: float = 1.0, device: torch.device | str | None = None) -> Roofline:
-        """Measure both rates: the best large copy and the best large matrix product within `seconds`.
+        """Measure both rates within `seconds`: the best large copy, and the best large matrix product or convolution.
 
-        float32, with the threads torch is set to use. A copy reads and writes, so it moves twice its size. `device`
+        The two kinds of arithmetic come from different libraries, and either may be the faster one. float32, with
+        the threads torch is set to use. A copy reads and writes, so it moves twice its size. `device`
         defaults to `course_lib.device()`. Holds 256 MiB on a CPU, 1 GiB on a GPU, while it runs.
         """
         if not seconds > 0:
             raise ValueError(f"seconds: got {seconds}, expected a positive time")
         where = torch.device(device) if device is not None else course_lib.device()
         large = where.type != "cpu"
-        copied, copy_s = _best_copy((512 if large else 128) << 18, where, seconds / 2)
+        copied, copy_s = _best_copy((512 if large else 128) << 18, where, seconds / 3)
         width = 4096 if large else 1024
         matrix = torch.ones(width, width, device=where)
         product = torch.empty_like(matrix)
-        macs = width**3 / _best(lambda: torch.mm(matrix, matrix, out=product), seconds / 2)
-        bandwidth = 2 * copied / copy_s
-        return cls(bandwidth, macs, where.type)
+        by_product = width**3 / _best(lambda: torch.mm(matrix, matrix, out=product), seconds / 3)
+        maps = torch.ones(64 if large else 1, 128, 56, 56, device=where)
+        kernel = torch.ones(128, 128, 3, 3, device=where)
+        macs = maps.numel() * kernel[0].numel()
+        by_convolution = macs / _best(lambda: torch.conv2d(maps, kernel, padding=1), seconds / 3)
+        return cls(2 * copied / copy_s, max(by_product, by_convolution), where.type)
 
     @property
     def ridge(self) -> float:

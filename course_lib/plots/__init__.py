@@ -10,6 +10,8 @@ from course_lib.plots.early_exit import (
     share_bars,
     who_left_where,
 )
+from course_lib.plots.exit_grid import exit_grid
+from course_lib.plots.ledgers import needed_and_spent, needed_by_difficulty, two_ledgers
 from course_lib.plots.measuring import (
     Measured,
     latency_by_batch,
@@ -20,7 +22,6 @@ from course_lib.plots.measuring import (
     roofline_and_bars,
     warmup_trace,
 )
-from course_lib.plots.exit_grid import exit_grid
 from course_lib.plots.style import MARKERS, PALETTE, SKIPPED, SPENT, use_style
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "exit_grid",
     "latency_by_batch",
     "ledger_shares",
+    "needed_and_spent",
+    "needed_by_difficulty",
     "queued_work",
     "recorded_speed",
     "reliability_diagram",
@@ -43,6 +46,7 @@ __all__ = [
     "roofline_and_bars",
     "rows_per_block",
     "share_bars",
+    "two_ledgers",
     "use_style",
     "warmup_trace",
     "who_left_where",

@@ -32,8 +32,8 @@
 # | chapter | the question | needs | reading, min | exercises, min |
 # |---|---|---|---|---|
 # | [start/why_adapt](why_adapt.ipynb) | Why should every input cost the same? | a CNN, softmax, PyTorch tensors | 30 | 45 |
-# | [start/measuring](measuring.ipynb) | When is less work really faster? | why_adapt | 40 | 30 |
-# | [instance/msdnet](../instance/msdnet.ipynb) | When is a network sure enough to stop? | measuring | 70 | 70 |
+# | [start/measuring](measuring.ipynb) | When is less work really faster? | [why_adapt](why_adapt.ipynb) | 40 | 30 |
+# | [instance/msdnet](../instance/msdnet.ipynb) | When is a network sure enough to stop? | [measuring](measuring.ipynb) | 70 | 70 |
 
 # %% [markdown]
 # ## The tasks

