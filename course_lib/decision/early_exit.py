@@ -61,7 +61,9 @@ def infer(
 ) -> ExitResult:
     """Run a batch block by block; after each exit the samples that are sure enough leave the batch.
 
-    Block k runs on exactly the samples that have not left before: none of the skipped work is done.
+    Block k runs on exactly the samples that have not left before: none of the skipped work is done. On a CPU each
+    number of samples is a shape that oneDNN prepares its convolutions for; with large batches set the environment
+    variable ONEDNN_PRIMITIVE_CACHE_CAPACITY (default 1024 shapes) so high that it remembers all of them.
 
     Args:
         model: in eval mode.
@@ -82,14 +84,15 @@ def infer(
         for k in range(model.exits):
             logits = model.advance(state, k)
             leaves = _leaves(logits, bar[k], confidence)
-            gone = int(leaves.sum())
-            if gone:  # nobody leaves: nothing to move
-                parts.append((here[leaves], logits[leaves]))
-                taken[here[leaves]] = k
-            if gone == len(here) and k + 1 < model.exits:
+            gone = leaves.nonzero().squeeze(1)
+            if not len(gone):  # nobody leaves: nothing to move
+                continue
+            parts.append((here[gone], logits[gone]))
+            taken[here[gone]] = k
+            if len(gone) == len(here):
                 break
-            if gone:
-                here, state = here[~leaves], _rows(state, ~leaves)
+            stay = (~leaves).nonzero().squeeze(1)
+            here, state = here[stay], _rows(state, stay)
         answers = logits.new_zeros(len(x), logits.shape[1])
         for rows, logits in parts:
             answers[rows] = logits
@@ -147,8 +150,9 @@ def _stream(
         for number in owner[leaves].unique().tolist():
             mine = leaves & (owner == number)
             open_batches[number - first].answer(place[mine], logits[mine], k, now - number)
-        if not leaves.all():
-            queues[k + 1].put(_rows(state, ~leaves), owner[~leaves], place[~leaves])
+        stay = (~leaves).nonzero().squeeze(1)
+        if len(stay):
+            queues[k + 1].put(_rows(state, stay), owner[stay], place[stay])
 
     now = -1
     for now, x in enumerate(batches):
@@ -249,6 +253,7 @@ def _leaves(logits: Tensor, threshold: float, kind: Confidence) -> Tensor:
 
 
 def _rows(state: State, index: Tensor | slice) -> State:
+    """The rows of every map; places rather than a mask, so that they are looked up once and not for every map."""
     return [None if features is None else features[index] for features in state]
 
 
