@@ -197,7 +197,9 @@ def _time(setting: Setting, batch: int, options: Options, rows: list[Row]) -> di
     contenders = {name: _pass(fn, images, batch) for name, fn in per_batch.items()}
     if batch > 1:
         contenders["queue"] = _stream(model, images, bar, batch)
-    timings = measure.compare(contenders, rounds=2 if options.quick else 7)
+    # a server has met every number of survivors before: warm up until most of them are prepared
+    rounds, warmup = (2, 1) if options.quick else (7, 6)
+    timings = measure.compare(contenders, rounds=rounds, warmup=warmup)
     label = f"{setting.task.name}, batch {batch}"
     ratios = {}
     for name, timing in timings.items():
