@@ -41,8 +41,16 @@ def test_one_thread_while_timing_and_the_old_number_after():
 def test_multiply_adds_follow_from_the_shares(report):
     row = next(row for row in report.rows if row.name == "shapes: multiply-adds, static / adaptive")
     assert sum(row.details["shares"]) == pytest.approx(1, abs=2e-3)
-    assert row.median >= 1
+    assert row.median > 0.8  # everybody at the last exit costs the heads on the way
     assert 1 <= row.details["fixed_exit"] <= 4
+
+
+def test_a_static_network_pays_for_its_own_head_only():
+    model = early_exit.MSDNet.tiny().eval()
+    costs = model.exit_costs(16, convention="lazy")
+    alone = early_exit._costs_alone(model, costs, torch.zeros(1, 3, 16, 16))
+    assert alone[0] == costs[0]
+    assert alone[-1] == pytest.approx(5.25e6, abs=1e4)  # of 5.95 million with the heads on the way
 
 
 def test_cheapest_thresholds_stay_within_the_margin():
