@@ -6,7 +6,6 @@ Work that was skipped is pale and hatched; exits are diamonds and keep their ord
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -276,38 +275,46 @@ def block_calls(runs: Mapping[str, Sequence[Sequence[int]]], batch_size: int) ->
     return figure
 
 
-def recorded_speed(result: Mapping[str, Any] | None, mac_ratio: float) -> Figure:
-    """The recorded bench: how many times faster than the static network, beside what the multiply-adds promise.
+def recorded_speed(results: Mapping[str, Mapping[str, Any] | None], mac_ratio: float) -> Figure:
+    """Recorded benches: how many times faster than the static network, beside what the multiply-adds promise.
 
     Args:
-        result: a record of `course bench early-exit` (`bench.latest`), or None where nothing is recorded yet: then
-            the prediction from the multiply-adds stands alone, and says so.
-        mac_ratio: multiply-adds of the static network over those of the adaptive one.
+        results: for each data set the record of `course bench early-exit` that holds it (`bench.latest`), or None
+            where nothing is recorded yet: then a prediction stands alone, and says so.
+        mac_ratio: that prediction, multiply-adds of the static network over those of the adaptive one.
     """
-    rows = [row for row in result["rows"] if row["unit"] == "x"] if result else []
-    figure, ax = plt.subplots(figsize=(8, 0.42 * max(len(rows), 1) + 1.3))
-    for i, row in enumerate(rows):
-        reach = [[row["median"] - row["q25"]], [row["q75"] - row["median"]]]
-        ax.barh(i, row["median"], xerr=reach, height=0.65, color=BLUE, ecolor=INK, capsize=3)
-        ax.text(row["q75"] + 0.05, i, f"{row['median']:.2f} x{_rate(row['name'], result)}", va="center", fontsize=9)
-    if not rows:
-        ax.barh(0, mac_ratio, height=0.65, **SKIPPED)
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        ax.text(0.05, 0, "no recorded run yet: a prediction from the multiply-adds", va="center", fontsize=9, bbox=box)
-    names = [row["name"] for row in rows] or ["prediction"]
-    ax.set_yticks(range(len(names)), names)
-    ax.axvline(mac_ratio, color=VERMILION, ls=LINES[1], marker="", label=f"multiply-adds: {mac_ratio:.1f} x")
-    ax.axvline(1, color=INK, lw=1, ls="-", marker="", label="no gain")
-    ax.set(xlim=(0, max([mac_ratio, *(row["q75"] for row in rows)]) * 1.4), ylim=(-0.6, len(names) - 0.4))
-    ax.set_xlabel("times as fast as the contender named last")
-    ax.grid(visible=False, axis="y")
-    ax.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=2)
+    figure, axes = plt.subplots(1, len(results), figsize=(8, 3.6), sharey=True, squeeze=False)
+    batches = (1, 32, 256)
+    for ax, (task, result) in zip(axes[0], results.items(), strict=True):
+        rows = {row["name"]: row for row in result["rows"]} if result else {}
+        promised = rows.get(f"{task}: multiply-adds, static / adaptive", {"median": mac_ratio})["median"]
+        for j, (contender, style) in enumerate(_CONTENDERS.items()):
+            found = [(i, rows.get(f"{task}, batch {n}: {contender} / static")) for i, n in enumerate(batches)]
+            bars = [(i + 0.27 * (j - 1), row) for i, row in found if row]
+            for y, row in bars:
+                reach = [[row["median"] - row["q25"]], [row["q75"] - row["median"]]]
+                ax.barh(y, row["median"], 0.25, xerr=reach, ecolor=INK, capsize=2, label=contender, **style)
+                ax.text(row["q75"] + 0.08, y, f"{row['median']:.2f}", va="center", fontsize=8.5)
+        if not rows:
+            ax.barh(1, promised, height=0.5, **SKIPPED)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+            ax.text(0.1, 1, "no recorded run yet:\na prediction", va="center", fontsize=9, bbox=box)
+        ax.axvline(promised, color=VERMILION, ls=LINES[1], marker="", label="promised by multiply-adds")
+        ax.axvline(1, color=INK, lw=1, ls="-", marker="")
+        ax.set(
+            xlim=(0, promised * 1.15), title=f"{task}: multiply-adds {promised:.1f} x", xlabel="times as fast as static"
+        )
+        ax.set_yticks(range(len(batches)), [f"batch {n}" for n in batches])
+        ax.grid(visible=False, axis="y")
+    axes[0][0].invert_yaxis()
+    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
     return figure
 
 
-def _rate(name: str, result: Mapping[str, Any] | None) -> str:
-    """Images per second of the contender named first in "batch 32: queue / static", where the record has them."""
-    match = re.match(r"(.*?)\s*/", name)
-    rates = {row["name"]: row["median"] for row in (result or {"rows": []})["rows"] if row["unit"] == "images/s"}
-    return f" ({rates[match[1]]:,.0f} images/s)" if match and match[1] in rates else ""
+# how each contender of the recorded bench is drawn
+_CONTENDERS: dict[str, dict[str, Any]] = {
+    "fixed exit": {"facecolor": "white", "edgecolor": INK, "hatch": "..", "linewidth": 0.8},
+    "adaptive": SPENT,
+    "queue": {"facecolor": ORANGE, "edgecolor": INK, "hatch": "xx", "linewidth": 0.8},
+}

@@ -178,24 +178,24 @@ def test_calls_are_drawn_one_bar_each_even_where_there_are_none():
     assert figure.axes[2].texts[0].get_text() == "2 calls, 2 rows each"
 
 
-def test_a_missing_record_is_called_a_prediction():
-    figure = plots.recorded_speed(None, 3.0)
+def test_without_a_record_the_prediction_says_so():
+    figure = plots.recorded_speed({"shapes": None}, 3.0)
     assert "no recorded run yet" in figure.axes[0].texts[0].get_text()
     assert [bar.get_width() for bar in hatched(figure.axes[0])] == [3.0]
 
 
-def test_a_record_is_drawn_row_by_row_with_rates_where_it_has_them():
+def test_a_record_is_drawn_by_batch_and_contender():
     def row(name: str, unit: str, median: float) -> dict:
         return {"name": name, "unit": unit, "median": median, "q25": median - 0.1, "q75": median + 0.1}
 
     rows = [
-        row("batch 1: adaptive / static", "x", 2.0), row("batch 32: queue / static", "x", 3.0),
-        row("batch 32: queue", "images/s", 5000.0), row("last exit", "%", 90.0),
-    ]  # fmt: skip
-    ax = plots.recorded_speed({"rows": rows}, 2.5).axes[0]
-    assert [text.get_text() for text in ax.get_yticklabels()] == [
-        "batch 1: adaptive / static",
-        "batch 32: queue / static",
+        row("shapes, batch 1: adaptive / static", "x", 2.0),
+        row("shapes, batch 32: queue / static", "x", 3.0),
+        row("shapes, batch 32: queue", "images/s", 5000.0),
+        row("shapes: multiply-adds, static / adaptive", "x", 4.0),
+        row("digits, batch 1: adaptive / static", "x", 9.0),
     ]
-    assert [text.get_text() for text in ax.texts] == ["2.00 x", "3.00 x (5,000 images/s)"]
-    assert hatched(ax) == []
+    left, right = plots.recorded_speed({"shapes": {"rows": rows}, "other": None}, 2.5).axes
+    assert [text.get_text() for text in left.texts] == ["2.00", "3.00"]
+    assert "4.0" in left.get_title() and "2.5" in right.get_title()
+    assert "no recorded run yet" in right.texts[0].get_text()
