@@ -25,8 +25,16 @@ try:
 
     hypothesis.settings.register_profile("course", deadline=None, max_examples=50, derandomize=True)
     hypothesis.settings.load_profile("course")
-except ImportError:  # the GPU tests also run where only torch, triton, numpy and pytest are installed
-    pass
+    PLAIN = False
+except ImportError:
+    PLAIN = True
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """In a plain checkout, with only torch, triton, numpy and pytest installed, there are the GPU tests alone."""
+    if PLAIN and collection_path.name.startswith("test_") and collection_path.name != "test_gpu.py":
+        return collection_path.is_file() or None
+    return None
 
 
 class NetworkBlockedError(OSError):

@@ -168,17 +168,6 @@ def test_bf16_trains_close_to_fp32():
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_on_a_gpu_every_precision_trains_and_resumes(precision, tmp_path):
-    whole, cut, path = TwoExits().cuda(), TwoExits().cuda(), tmp_path / "c.pt"
-    losses = run(whole, precision=precision).losses
-    with pytest.raises(Stop):
-        run(cut, precision=precision, augment=stop_at(5), checkpoint=path, checkpoint_every=2)
-    assert run(cut, precision=precision, checkpoint=path).losses == pytest.approx(losses, rel=1e-2)
-
-
 def test_multi_exit_loss_weighs_and_sums():
     logits = [torch.randn(5, 4), torch.randn(5, 4)]
     labels = torch.tensor([0, 1, 2, 3, 0])
