@@ -24,7 +24,7 @@
 # - count the multiply-adds of a layer by hand, and name what a counter does not see;
 # - time a piece of code so that somebody else can believe the number;
 # - place a layer on a roofline, and say whether arithmetic or memory limits it;
-# - predict how the time of a batch grows with its size, and why a shrinking batch saves less time than work;
+# - predict how the time of a batch grows with its size, and what a shrinking batch saves;
 # - decide whether a confidence of 0.9 may be read as "right nine times in ten", and mend it if not.
 
 # %% [markdown]
@@ -123,10 +123,11 @@ print(f"4 channels take {slower:.1f} times as long")
 # ```{admonition} Answer
 # :class: dropdown
 # "The same" tempts because the MAC is the only cost most tables print. On the processor that made this page the answer
-# is the fourth; the line above is your own machine's. There are two reasons. The layer with 4 channels moves 14.7 times
-# as many bytes. And a processor multiplies 8 or 16 numbers with one instruction, side by side in the channels: with 4
-# channels, most of these places stay empty. The first reason will be drawn as a roofline. The second one lies *below*
-# the roofline, where no formula reaches, and has to be measured.
+# is the fourth; the line above is your own machine's. The first suspect is memory: the layer with 4 channels moves 14.7
+# times as many bytes. The roofline, later in this chapter, will acquit it on that processor: even with 4 channels the
+# bytes arrive sooner than the multiplications can be done. The culprit there is another. A vector unit works on 8 or 16
+# channels at once, so with 4 channels at least half of its places stay empty. That loss lies *below* the roofline,
+# where no formula reaches, and has to be measured.
 # ```
 
 # %% [markdown]
@@ -201,8 +202,8 @@ assert disturbed.median() < steady.median()
 
 # %% [markdown]
 # The mean names the wrong winner, because one interruption outweighs nine calls. The median does not move. This book
-# reports medians with quartiles, and it times two contenders in turns (`measure.compare`), so that a slow minute hits
-# both; then it takes the ratio within each turn.
+# reports medians (recorded runs with their quartiles), and it times two contenders in turns (`measure.compare`), so
+# that a slow minute hits both; then it takes the ratio within each turn.
 #
 # On a GPU there is one more way to be wrong. A call from Python only puts work into a queue and returns at once. Stop
 # the clock there, and you have timed the queueing. The drawing shows four calls: when Python has handed over the last
@@ -274,17 +275,21 @@ plt.show()
 # between is the price of calls, of unfilled vector units, of fresh memory. A point *above* the slope read its data from
 # a cache, where a repeated call finds it, and not from the main memory that was probed.
 
-# %% mystnb={"image": {"alt": "Left the roofline with five layers of equal MACs, moving left as channels become fewer; right their bounds and measured times as bars: the bound by MACs is the same for all, the bound by bytes and above all the measured time grow as channels become fewer."}}
+# %% mystnb={"image": {"alt": "Left the roofline with five layers of equal MACs, moving left as channels become fewer; right their bounds and measured times as bars: the bound by MACs is the same for all, the bound by bytes nearly doubles from row to row; the measured time stays nearly flat, then jumps at 8 and at 4 channels."}}
 plots.roofline_and_bars(roof, family)
 plt.show()
 assert len({layer.macs for layer in family}) == 1
 assert family[-1].bytes / family[0].bytes > 14
+assert round(family[-1].macs / family[-1].bytes, 1) == 4.5
 
 # %% [markdown]
 # This is the answer to the question of the chapter. Five layers, one count, and the bound by MACs is one and the same.
-# The bound by bytes doubles from row to row, since the maps grow as the channels shrink. The measured time grows faster
-# than either: below 16 channels the vector units of a processor run partly empty. The roofline excludes some hopes (no
-# code can make the last layer faster than its bytes allow), and the distance to it says how much may still be gained.
+# The bound by bytes nearly doubles from row to row, since the maps grow as the channels shrink; yet the last layer
+# still does 4.5 MACs for each byte. Wherever the ridge lies below that, as it does here, both bounds together allow all
+# five layers the same time, and the measured times do not agree. (On a machine with a ridge above 4.5 the bytes bind
+# the last layer as well.) On this page's processor the time moves little down to 16 channels, then it doubles at 8 and
+# grows several-fold at 4, because the vector units run partly empty. The roofline excludes some hopes (no code can make
+# a layer faster than its longer bound), and the distance to it says how much may still be gained.
 #
 # Now the two ledgers of a whole network, side by side: what share of the MACs, and what share of the time, belongs to
 # each layer?
@@ -298,8 +303,9 @@ print(f"the depthwise layer holds {macs[1] / macs.sum():.1%}")
 
 # %% [markdown]
 # Layers 4 and 5 hold 84 % of the multiply-adds, the depthwise layer 0.9 %. In the lower bar the depthwise layer is
-# several times wider. Whoever saves MACs where they are, saves less time than hoped; whoever wants time must know where
-# the time is.
+# several times wider. The 1x1 layer (3), too, has a larger share of the time than of the MACs: it writes 64 maps and
+# does only 32 multiplications for each number in them. Whoever saves MACs where they are, saves less time than hoped;
+# whoever wants time must know where the time is.
 #
 # In the next cell the hand sets three sliders: channels, side of the map, batch size. The point moves on the roofline
 # and the bars show both bounds and the stored measurement. Try to find a setting where memory decides, then one where
@@ -338,9 +344,10 @@ plots.roofline_and_bars(roof, [stored[setting] for setting in settings])
 plt.show()
 
 # %% [markdown]
-# Moving the map from 56 to 14 pixels divides the MACs by 16 and their bound with them, but not the time: the smaller
-# the layer, the more of its time is the call itself. Moving the channels from 64 to 1 divides the MACs by 4,096 and the
-# time by far less, and it makes the bound by bytes the longer of the two. Which brings us to the cost of a call.
+# Moving the map from 56 to 14 pixels divides the MACs by 16 and their bound with them, and the time by less: the
+# smaller the layer, the more of its time is the call itself. Moving the channels from 64 to 1 divides the MACs by 4,096
+# and the time by far less, and it makes the bound by bytes the longer of the two. Which brings us to the cost of a
+# call.
 
 # %% [markdown]
 # ## One image or many
@@ -513,9 +520,9 @@ print(f"taking 128 of 256 rows out costs {share:.0%} of one block on 256 rows")
 # %% [markdown]
 # ## How sure is sure?
 #
-# An image may leave when the network is sure enough. So the decision hangs on one number, the *confidence*, and
-# like a clock it has to be checked before it is believed. We train the digits classifier on *noisy* digits, 1,197 of
-# them, until it knows each of them by heart. The test digits are shown five times, each time with fresh noise, so that
+# An image may leave when the network is sure enough. So the decision hangs on one number, the *confidence*, and like a
+# clock it has to be checked before it is believed. We train the digits classifier on *noisy* digits, 1,197 of them,
+# until it knows nearly all of them by heart. The test digits are shown five times, each time with fresh noise, so that
 # there are 1,500 answers to judge. The same holds for validation.
 
 
@@ -551,18 +558,22 @@ score = decision.confidence(test_logits)
 correct = test_logits.argmax(1) == test[1]
 sure = score > 0.9
 share = correct[sure].double().mean().item()
-excess = score.mean().item() - correct.double().mean().item()
+options = {
+    "at least 95 %": share >= 0.95,
+    "between 90 and 95 %": 0.9 <= share < 0.95,
+    "between 75 and 85 %": 0.75 < share < 0.85,
+}
 print(f"more than 800 answers are above 0.9: {sure.sum().item() > 800}")
-print(f"of these between 75 and 85 % are right: {0.75 < share < 0.85}")
-print(f"the network is surer than right by more than 0.15: {excess > 0.15}")
+found = next((name for name, holds in options.items() if holds), "none of the three")
+print(f"share of these that is right: {found}")
 
 # %% [markdown]
 # ```{admonition} Answer
 # :class: dropdown
 # "As announced" tempts because softmax gives numbers between 0 and 1 that add up to 1, and we read such numbers as
-# probabilities. Nothing in training made them so for *new* images: on the training images the network is always right,
-# and it learned that it may always be sure. An exit with the threshold 0.9 would let one in five leave with a wrong
-# answer.
+# probabilities. Nothing in training made them so for *new* images: on the training images the network is nearly always
+# right, and it learned that it may be sure. Of the images that an exit with the threshold 0.9 lets go, about one in
+# five would be wrong.
 # ```
 #
 # The mending is a single number. *Temperature scaling* divides all logits by T before the softmax, with T chosen
@@ -578,18 +589,17 @@ print(f"the network is surer than right by more than 0.15: {excess > 0.15}")
 # %% tags=["hide-output"]
 temperature = decision.fit_temperature(validation_logits, validation[1])
 mended = test_logits / temperature
-assert torch.equal(mended.argmax(1), test_logits.argmax(1))
-error = partial(decision.expected_calibration_error, correct=correct, bins=10)
-before, after = error(score), error(decision.confidence(mended))
-print(f"T is above 2: {temperature > 2}; every answer is the same as before: True")
-print(f"error above 0.15 before: {before > 0.15}; below 0.05 after: {after < 0.05}")
+right_now = mended.argmax(1) == test[1]
+change = right_now.double().mean().item() - correct.double().mean().item()
+print(f"T is above 2: {temperature > 2}")
+print(f"change in accuracy: {100 * change:+.1f} percentage points")
 
 # %% [markdown]
 # ```{admonition} Answer
 # :class: dropdown
 # "It rises" tempts because something was repaired. But dividing all logits of an image by the same positive number
-# keeps their order, so the largest stays the largest, and every answer is the same. What was repaired is the claim.
-# That is all a threshold needs: it never asks which class, only how sure.
+# keeps their order, so the largest stays the largest, and every answer is the same (the next cell asserts it). What was
+# repaired is the claim. That is all a threshold needs: it never asks which class, only how sure.
 # ```
 #
 # The *reliability diagram* shows it. Answers are sorted into ten bins by confidence; each bar is the share that
@@ -597,6 +607,10 @@ print(f"error above 0.15 before: {before > 0.15}; below 0.05 after: {after < 0.0
 # *expected calibration error*: the distance to the diagonal, averaged over all answers.
 
 # %% mystnb={"image": {"alt": "Two reliability diagrams. Before scaling the bars stay well below the diagonal and most answers stand in the last bin; after scaling the bars follow the diagonal and the answers spread over the bins."}}
+assert torch.equal(mended.argmax(1), test_logits.argmax(1))
+error = partial(decision.expected_calibration_error, correct=correct, bins=10)
+before, after = error(score), error(decision.confidence(mended))
+print(f"error above 0.15 before: {before > 0.15}; below 0.05 after: {after < 0.05}")
 diagrams = {"before": decision.reliability(score, correct, bins=10)}
 diagrams["after"] = decision.reliability(decision.confidence(mended), correct, bins=10)
 plots.reliability_diagram(diagrams)
@@ -605,9 +619,9 @@ plt.show()
 # %% [markdown]
 # Before, the hatched gaps lie between the bars and the diagonal nearly everywhere, and the lower panel shows most
 # answers crowded into the last bin. Afterwards the bars follow the diagonal and the answers spread out. For an exit
-# this changes how a threshold is read; which images are the surest hardly changes. So the next chapter can set
-# thresholds by *counting* who passes, without calibrating at all, as long as nobody reads 0.9 as nine in ten, and as
-# long as the thresholds come from held-out data.
+# this changes how a threshold is read. The next chapter sets its thresholds by *counting* who passes, without
+# calibrating at all. It may, as long as nobody reads 0.9 as nine in ten, and as long as the thresholds come from
+# held-out data.
 
 # %% [markdown]
 # ## Where it breaks
@@ -625,10 +639,10 @@ print(f"fitted on training images T is below 0.2: {wrong_temperature < 0.2}")
 print(f"the error is then larger than without any scaling: {worse > before}")
 
 # %% [markdown]
-# On its training images the network is never wrong, so the best fit is to be surer still: T falls towards zero, every
-# confidence becomes 1, and the calibration error grows beyond what it was. The symptom to remember is a T below 1 for a
-# network that is overconfident. Everything tuned on training answers inherits their perfection. The same mistake with
-# thresholds instead of T makes a network overspend its budget; you will meet it again.
+# On its training images the network is almost never wrong, so the best fit is to be surer still: T falls towards zero,
+# the confidences crowd towards 1, and the calibration error grows beyond what it was. The symptom to remember is a T
+# below 1 for a network that is overconfident. Everything tuned on training answers inherits their near-perfection. The
+# same mistake with thresholds instead of T has its own price; the next chapter shows it.
 
 # %% [markdown]
 # ## Exercises

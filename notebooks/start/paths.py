@@ -15,8 +15,8 @@
 # # Start here: ways through the course
 #
 # This course is about networks that do not spend the same work on every input: they stop early, leave pixels out,
-# skip words and frames. Every claim in it is code you run, every saving is measured in seconds and not only in
-# multiplications, and every exercise is judged the moment you run it.
+# skip words and frames. Every claim in it is code you run, or is marked as published, every saving is measured in
+# seconds and not only in multiplications, and every exercise is judged the moment you run it.
 # If you are new, open [Why should every input cost the same?](why_adapt.ipynb) and run it from top to bottom; it takes
 # half an hour and needs no GPU.
 #
@@ -53,10 +53,10 @@
 # - **From the beginning.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
 #   [msdnet](../instance/msdnet.ipynb), then *ranet*, *l2w*, *gradients*, *sparse_conv*, *lasnet*, *skimming*,
 #   *adafocus*, *dapl*, *cg_p*.
-# - **A weekend alone.** Saturday morning [why_adapt](why_adapt.ipynb) and [measuring](measuring.ipynb) (2 h); Saturday
-#   afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday: the fourth task of msdnet,
-#   and then *put one exit on a network of your own and show the gain in milliseconds*. Later *sparse_conv* takes the
-#   Sunday.
+# - **A weekend alone.** Saturday morning [why_adapt](why_adapt.ipynb) and [measuring](measuring.ipynb) (2 h 30 with
+#   the tasks); Saturday afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday: the
+#   fourth task of msdnet, and then *put one exit on a network of your own and show the gain in milliseconds*. Later
+#   *sparse_conv* takes the Sunday.
 # - **A performance engineer.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *sparse_conv*, the part of
 #   *gradients* on Gumbel noise, *lasnet*.
 # - **Language.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *gradients*, *skimming*, *dapl*.

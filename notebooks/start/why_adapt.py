@@ -88,7 +88,8 @@ print(f"{history.steps} steps of 64 pictures, {model.exits} exits")
 
 # %% [markdown]
 # What does an answer cost? The unit is the *multiply-add*, one multiplication with its addition, and the
-# cost of an exit is *cumulative*: everything that has to run until that exit has answered.
+# cost of an exit is *cumulative*: everything that has to run until that exit has answered (and, called *lazy*, nothing
+# that can wait; the [chapter on msdnet](../instance/msdnet.ipynb) compares the ways to count).
 
 # %%
 costs = model.exit_costs(16, convention="lazy")
@@ -527,7 +528,8 @@ for mode in (True, False):
 #
 # Rows of one layer were all alike. Now compare two layers of different kinds. A dense 3x3 convolution lets every
 # output channel read every input channel. A *depthwise convolution* gives each channel its own kernel and
-# nothing else; mobile networks {cite}`howard2017mobilenets` are built on it. At 256 channels and 28 x 28 positions:
+# nothing else; mobile networks {cite}`howard2017mobilenets` are built on it. At 256 channels and 28 x 28 positions both
+# put out 28 * 28 * 256 numbers. In the dense layer each is a sum of 3 * 3 * 256 products, in the depthwise one of 3 * 3.
 
 # %%
 START = (256, 28, "dense")
@@ -650,7 +652,7 @@ def react(channels, side, kind):
 
 display(widgets.VBox([*hand.values(), reset, widgets.interactive_output(react, hand)]))
 
-# %% mystnb={"image": {"alt": "The two ledgers at four positions of the hand. Fewer channels save multiply-adds and time; the depthwise layer of 256 channels saves 256 times the multiply-adds but far less time; the depthwise layer on a small map takes hardly less time than on a map four times as large."}}
+# %% mystnb={"image": {"alt": "The two ledgers at four positions of the hand. Fewer channels save multiply-adds and time; the depthwise layer of 256 channels saves 256 times the multiply-adds but far less time; the depthwise layer takes about half the time on a map of a quarter of the size."}}
 _ = ledger(
     (128, 28, "dense"),
     (256, 28, "depthwise"),

@@ -58,7 +58,7 @@ check.operational_intensity(operational_intensity)
 # Run `check.operational_intensity.hint()` in a new cell: three hints, from a nudge to nearly the code.
 # ```
 #
-# So equal MACs can be far apart in bytes, and a larger batch raises the intensity of a layer with many weights.
+# With this number you can place a convolution on the roofline of any machine before it has run once.
 
 # %% [markdown]
 # ## 2. The least time a layer can take
@@ -97,7 +97,7 @@ check.roofline_bound(roofline_bound)
 # Run `check.roofline_bound.hint()` in a new cell.
 # ```
 #
-# So a change that removes MACs from a memory-bound layer does not move its bound at all.
+# From now on, ask of every proposal to save work whether it touches the limit that binds.
 
 # %% [markdown]
 # ## 3. How far confidence is from accuracy
@@ -146,7 +146,7 @@ check.expected_calibration_error(expected_calibration_error)
 # Run `check.expected_calibration_error.hint()` in a new cell. If one case only fails, look at who stands exactly on an edge.
 # ```
 #
-# So calibration is measured over many answers: no single one of them can be calibrated or not.
+# One number for the honesty of a network lets you compare two networks, or one before and after its mending.
 
 # %% [markdown]
 # ## 4. How a batch shrinks
@@ -185,6 +185,6 @@ check.rows_per_block(rows_per_block)
 # Run `check.rows_per_block.hint()` in a new cell.
 # ```
 #
-# So the rows saved follow from the exits alone; the seconds saved also depend on how small the last batches get.
+# This is the first ledger of a network with exits; the next chapter puts the clock beside it.
 #
 # Next: [When is a network sure enough to stop?](../../notebooks/instance/msdnet.ipynb)

@@ -28,8 +28,8 @@ from course_lib.checks.start import why_adapt as check
 
 # %% [markdown]
 # ## 1. The cost of a convolution
-# Every saving in this course is first counted in multiply-adds, so you should be able to count a layer on paper. The
-# only traps are the groups of a grouped convolution and the unit: one multiplication with its addition counts *one*.
+# Every saving in this course is first counted in multiply-adds, so you should be able to count a layer on paper; the
+# formula stands in the [notation](../../book/notation.md). The only traps are the groups of a grouped convolution and the unit: one multiplication with its addition counts *one*.
 #
 # *Level 1 of 5, 5 minutes. Plain Python.*
 
@@ -140,7 +140,7 @@ _ = check.skip_samples(skip_samples)
 # %% [markdown]
 # ## 4. A fair clock
 # A GPU returns from a call before the work is done, the first calls of anything are slow, and now and then a call is
-# interrupted. Write the function that is fooled by none of the three. The check hands you a fake device whose clock you
+# interrupted; the [next chapter](../../notebooks/start/measuring.ipynb) shows all three. Write the function that is fooled by none of the three. The check hands you a fake device whose clock you
 # may read with `clock()` and whose work is finished only when `synchronize()` returns, so your result can be exact.
 #
 # *Level 4 of 5, 15 minutes. Plain Python and its `statistics` module.*

@@ -83,6 +83,10 @@ def lab(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     running = Lab(folder, home, port)
+    # JupyterLab keeps only the cells in view on the page; the tests read all of them.
+    settings = home / "settings" / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
     options = f"--no-browser --ip=127.0.0.1 --port={port} --ServerApp.port_retries=0 --IdentityProvider.token={TOKEN}"
     # The environment this test runs in is the one to use, whether or not `make install` made it: -o says so.
     command = ["make", "-C", str(ROOT), "-o", f"{sys.prefix}/.installed", "lab"]

@@ -142,7 +142,7 @@ expected_cost = Check(
         "50 images at 2.0 and nobody elsewhere: they pay 100 together, which is 2.0 each.",
         "Sum counts[k] * costs[k] over the exits, then divide by the number of images.",
     ),
-    shows="So the mean image costs 0.717 M instead of 1.33 M, and that is a promise in multiply-adds only.",
+    shows="So in the first case the mean image costs 0.717 M, the hardest 1.33 M: a promise in multiply-adds only.",
     tolerance=1e-6,
 )
 
