@@ -215,8 +215,8 @@ def _time(setting: Setting, batch: int, options: Options, rows: list[Row]) -> di
         rows.append(Row.of(f"{label}: {name}", "images/s", speeds, batch=batch, images=number, threads=1))
     for name, timing in timings.items():
         if name != "static":
-            rounds = zip(timings["static"].samples_s, timing.samples_s, strict=True)
-            rows.append(Row.of(f"{label}: {name} / static", "x", [a / b for a, b in rounds], batch=batch))
+            pairs = zip(timings["static"].samples_s, timing.samples_s, strict=True)
+            rows.append(Row.of(f"{label}: {name} / static", "x", [a / b for a, b in pairs], batch=batch))
             ratios[name] = rows[-1].median
     return ratios
 

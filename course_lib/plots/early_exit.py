@@ -294,15 +294,14 @@ def recorded_speed(results: Mapping[str, Mapping[str, Any] | None], mac_ratio: f
             for y, row in bars:
                 reach = [[row["median"] - row["q25"]], [row["q75"] - row["median"]]]
                 ax.barh(y, row["median"], 0.25, xerr=reach, ecolor=INK, capsize=2, label=contender, **style)
-                ax.text(row["q75"] + 0.08, y, f"{row['median']:.2f}", va="center", fontsize=8.5)
+                ax.text(row["q75"] + 0.08, y, f"{row['median']:.2f}", va="center", fontsize=8.5, bbox=_PAPER)
         if not rows:
             ax.barh(1, promised, height=0.5, **SKIPPED)
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-            ax.text(0.1, 1, "no recorded run yet:\na prediction", va="center", fontsize=9, bbox=box)
+            ax.text(0.1, 1, "no recorded run yet:\na prediction", va="center", fontsize=9, bbox=_PAPER)
         ax.axvline(promised, color=VERMILION, ls=LINES[1], marker="", label="promised by multiply-adds")
         ax.axvline(1, color=INK, lw=1, ls="-", marker="")
         ax.set(
-            xlim=(0, promised * 1.15), title=f"{task}: multiply-adds {promised:.1f} x", xlabel="times as fast as static"
+            xlim=(0, promised * 1.25), title=f"{task}: multiply-adds {promised:.1f} x", xlabel="times as fast as static"
         )
         ax.set_yticks(range(len(batches)), [f"batch {n}" for n in batches])
         ax.grid(visible=False, axis="y")
@@ -311,6 +310,8 @@ def recorded_speed(results: Mapping[str, Mapping[str, Any] | None], mac_ratio: f
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
     return figure
 
+
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind a number that a line would cross
 
 # how each contender of the recorded bench is drawn
 _CONTENDERS: dict[str, dict[str, Any]] = {

@@ -207,16 +207,16 @@ def infer(
     probability of `heads[k](features)` >= thresholds[k].
 
     Args:
-        blocks, heads: K modules each, (n, F) -> (n, F) and (n, F) -> (n, C), for any n >=
-            1.
+        blocks: K modules, (n, F) -> (n, F) for any n >= 1.
+        heads: K modules, (n, F) -> (n, C).
         x: (N, F) float, N >= 1. Must not be changed.
-        thresholds: (K,) float; the last one is ignored, since the last exit answers whoever
-            is left.
+        thresholds: (K,) float; the last one is ignored: the last exit answers the rest.
 
     Returns:
         logits (N, C) of the exit each image took and exit_index (N,) int64, both in the
-        order of x. With thresholds (0, 0, 0) every exit_index is 0, and blocks 1 and 2 work
-        on no row at all.
+        order of x.
+
+    With thresholds (0, 0, 0) every exit_index is 0, and blocks 1 and 2 work on no row.
     """
     ### BEGIN SOLUTION
     last = len(blocks) - 1
