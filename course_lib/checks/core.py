@@ -11,6 +11,7 @@ import inspect
 import linecache
 import os
 import random
+import textwrap
 import threading
 import time
 import traceback
@@ -187,7 +188,7 @@ class Check:
             print("There are no more hints. Work the first case by hand, on paper, and compare it with your code.")
             return
         self._hints_given += 1
-        print(f"Hint {self._hints_given} of {len(self.hints)}: {self.hints[self._hints_given - 1]}")
+        print(_wrapped(f"Hint {self._hints_given} of {len(self.hints)}: {self.hints[self._hints_given - 1]}"))
 
     def judge(self, answer: Any, *, time_limit: float = TIME_LIMIT_S) -> Verdict:
         """Judge without printing or recording. `time_limit` is in seconds, for all cases together."""
@@ -206,7 +207,7 @@ class Check:
             if found := difference(want.value, got.value, self.tolerance):
                 diagnosis = self._diagnose(got_all)
                 return Verdict(NOT_YET, self._explain(case, found, diagnosis, time_limit, answer), diagnosis)
-        return Verdict(CORRECT, f"{self.name}: {CORRECT}. {self.shows}")
+        return Verdict(CORRECT, _wrapped(f"{self.name}: {CORRECT}. {self.shows}"))
 
     def _not_attempted(self, remark: str = "") -> Verdict:
         text = f"{self.name}: {NOT_ATTEMPTED} (level {self.level} of 5, about {self.minutes} minutes)"
@@ -243,9 +244,14 @@ class Check:
             lines += _explain_raised(found.got, time_limit, answer)
         else:
             lines.append(f"  got:      {at}{compact(found.got)}")
-        lines += [f"  {text}" for text in (found.reason, diagnosis) if text]
+        lines += [_wrapped(f"  {text}") for text in (found.reason, diagnosis) if text]
         lines.append("  Stuck? Call .hint() on this check.")
         return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    """Lines that a notebook shows whole; it would break longer ones in the middle of a word."""
+    return textwrap.fill(text, 88, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _explain_raised(got: Raised, time_limit: float, answer: Any) -> list[str]:

@@ -395,3 +395,15 @@ def test_a_verdict_is_shown_once_in_a_notebook(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.count("correct") == 1
     make().judge(scale)._ipython_display_()
     assert capsys.readouterr().out.count("correct") == 1
+
+
+def test_long_sentences_are_wrapped_between_words(capsys: pytest.CaptureFixture[str]):
+    check = make()
+    check.shows = "So " + "every length " * 20 + "scales."
+    check.hints = ("Look " + "once more " * 20 + "there.", "b", "c")
+    check(scale)
+    check.hint()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 88
+    assert check.shows in " ".join(" ".join(lines).split())
+    assert check.hints[0] in " ".join(" ".join(lines).split())
