@@ -175,6 +175,12 @@ def _cudnn_rnn(x: Tensor, weights: list[Tensor], *_: Any, **__: Any) -> int:
     return math.prod(x.shape[:-1]) * sum(w.numel() for w in weights if w.ndim >= 2)
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Every query meets every key, and every value once more; torch before 2.15 has no formula for it on the CPU."""
+    return math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+register_macs(aten._scaled_dot_product_flash_attention_for_cpu, _attention)
 register_macs(aten.mkldnn_rnn_layer, _rnn_layer)
 register_macs(aten._cudnn_rnn, _cudnn_rnn)
 register_macs(aten.dot, lambda a, b, **_: a.numel())
