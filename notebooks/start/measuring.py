@@ -85,6 +85,7 @@ by_formula = (3 * 3 * 3) * (2 * 3 * 3)
 assert counted == by_formula == measure.count_macs(layer, x)
 
 
+# %%
 def same_macs(channels: int) -> tuple[nn.Module, torch.Tensor]:
     side = 3584 // channels
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -165,12 +166,8 @@ print(f"torch's counter: {counter.get_total_flops() // 2:,}   by hand: {by_hand:
 net = nn.Sequential(
     *(nn.Conv2d(3, 32, 5, padding=2), nn.ReLU()),
     *(nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.ReLU()),
-    *(
-        nn.Conv2d(32, 64, 1),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=2, padding=1),
-        nn.ReLU(),
-    ),
+    *(nn.Conv2d(32, 64, 1), nn.ReLU()),
+    *(nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.ReLU()),
     *(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()),
     *(nn.Linear(2048, 256), nn.ReLU(), nn.Linear(256, 10)),
 )
