@@ -12,7 +12,6 @@ from course_lib.decision.calibration import (
     Reliability,
     expected_calibration_error,
     fit_temperature,
-    negative_log_likelihood,
     reliability,
 )
 from course_lib.decision.confidence import Confidence, as_thresholds, choose_exit, confidence, simulate
@@ -35,7 +34,6 @@ __all__ = [
     "infer",
     "infer_stream",
     "mean_cost",
-    "negative_log_likelihood",
     "reliability",
     "simulate",
     "solve_budget",

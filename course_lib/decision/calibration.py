@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from course_lib.decision.confidence import check_logits
 
@@ -97,8 +96,3 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         slope = ((p * centred).sum(1) - centred.gather(1, labels[:, None]).squeeze(1)).mean()
         low, high = (middle, high) if slope < 0 else (low, middle)
     return 1 / (low * high) ** 0.5
-
-
-def negative_log_likelihood(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood of the labels in nats, after dividing the logits by `temperature`."""
-    return float(cross_entropy(logits.double() / temperature, labels))

@@ -188,7 +188,8 @@ class _Queue:
         return self.size
 
     def oldest(self) -> float:
-        return float(min(int(owner.min()) for _, owner, _ in self.chunks)) if self.size else float("inf")
+        # survivors keep their order from queue to queue, so whoever came first stands first
+        return float(self.chunks[0][1][0]) if self.size else float("inf")
 
     def put(self, state: State, owner: Tensor, place: Tensor) -> None:
         if len(owner):

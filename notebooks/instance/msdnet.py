@@ -410,6 +410,15 @@ assert point.cost < costs[-1] / 3
 assert point.accuracy > max(rival, accuracy[-1] - 0.01)
 
 # %% [markdown]
+# Read the figure the other way round, too: what does the curve ask for the accuracy of a given exit?
+
+# %%
+curve = measure.CostCurve([p.cost for p in points], [p.accuracy for p in points])
+halved = curve.cost_at_accuracy(accuracy[2]) < costs[2] / 2
+assert halved
+print("as accurate as exit 3 for less than half its cost:", halved)
+
+# %% [markdown]
 # So the answer to the opening question is the second one: spend the budget on those who need it. The
 # same average buys more when it is spent unevenly.
 #

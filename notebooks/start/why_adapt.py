@@ -191,9 +191,8 @@ def needed_tiles(image, side=4):
     tiles, covered = torch.ones(4, 4, dtype=torch.bool), image
     for row, column in itertools.product(range(4), range(4)):
         trial = covered.clone()
-        trial[:, side * row : side * (row + 1), side * column : side * (column + 1)] = (
-            background
-        )
+        y, x = side * row, side * column
+        trial[:, y : y + side, x : x + side] = background
         if model.at_exit(normalise(trial[None])).argmax() == answer:
             tiles[row, column], covered = False, trial
     return tiles, covered
@@ -539,9 +538,8 @@ def make(channels, side, kind):
     """A 3x3 convolution that keeps channels and size, and an input for it."""
     groups = channels if kind == "depthwise" else 1
     conv = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
-    return conv.to(device), torch.randn(1, channels, side, side, generator=generator).to(
-        device
-    )
+    maps = torch.randn(1, channels, side, side, generator=generator)
+    return conv.to(device), maps.to(device)
 
 
 # %%
