@@ -24,11 +24,22 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from course_lib.checkpoint import generator_states, load_checkpoint, require_same, save_checkpoint, set_generator_states
+from course_lib.decision import ExitStudy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["History", "evaluate", "fit", "load_checkpoint", "multi_exit_loss", "save_checkpoint"]
+__all__ = [
+    "History",
+    "as_batches",
+    "epoch_order",
+    "evaluate",
+    "fit",
+    "load_checkpoint",
+    "multi_exit_loss",
+    "save_checkpoint",
+    "study",
+]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULES = ("cosine", "steps")
@@ -118,7 +129,7 @@ def fit(
     Raises `FloatingPointError`, naming the step, where the loss, or a weight to be saved, is not finite: the checkpoint
     stays the last good one, as after Ctrl-C. `ValueError` for one that is corrupt, foreign, of another model or plan.
     """
-    batches, n = _batches(data)
+    batches, n = as_batches(data)
     if n == 0:
         raise ValueError("data: got no images, expected at least one")
     plan = _Plan(n, epochs, batch_size, lr, momentum, nesterov, weight_decay, schedule, seed, precision)
@@ -151,7 +162,7 @@ def evaluate(model: nn.Module, data: Data, *, batch_size: int = 512) -> tuple[li
 
     data as in `fit`; a model with one output gives a list of one. The model's mode is left as it was.
     """
-    batches, n = _batches(data)
+    batches, n = as_batches(data)
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     training, device = model.training, _device_of(model)
@@ -164,6 +175,18 @@ def evaluate(model: nn.Module, data: Data, *, batch_size: int = 512) -> tuple[li
             labels.append(targets.cpu())
     model.train(training)
     return [torch.cat(exit_logits) for exit_logits in zip(*logits, strict=True)], torch.cat(labels)
+
+
+def study(model: Any, validation: Data, test: Data, *, batch_size: int = 512) -> ExitStudy:
+    """Run a network with exits over both sets once and keep what budgeted evaluation asks for.
+
+    model: a `decision.EarlyExit`; its costs are lazy multiply-adds for the size of the test images. Data as in `fit`.
+    """
+    validation_logits, validation_labels = evaluate(model, validation, batch_size=batch_size)
+    test_logits, test_labels = evaluate(model, test, batch_size=batch_size)
+    first, _ = as_batches(test)[0](torch.arange(1))
+    costs = tuple(model.exit_costs(first.shape[-1], convention="lazy"))
+    return ExitStudy(costs, tuple(validation_logits), validation_labels, tuple(test_logits), test_labels)
 
 
 @dataclass(frozen=True)
@@ -252,8 +275,7 @@ def _start(model: nn.Module, plan: _Plan, accelerator: Accelerator | None) -> _R
 
 def _epoch(run: _Run, batches: Batches, loss_fn: Loss, augment: Augment | None) -> Iterator[float]:
     """Train through what is left of the present epoch, yielding each step's loss after its update."""
-    generator = torch.Generator().manual_seed((run.plan.seed * 1_000_003 + run.epoch) % 2**63)
-    order = torch.randperm(run.plan.images, generator=generator)
+    order, generator = epoch_order(run.plan.images, run.plan.seed, run.epoch)
     if run.batch:  # resumed in the middle: drawn again, and then on from where it was
         generator.set_state(run.order)
     run.wrapped.train()
@@ -324,7 +346,13 @@ def _bar(total: int, *, show: bool) -> contextlib.AbstractContextManager[Any]:
     return tqdm(total=total, unit="step", disable=not show)
 
 
-def _batches(data: Data) -> tuple[Batches, int]:
+def epoch_order(number: int, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
+    """The order of an epoch's samples (number,), by seed and epoch alone, and the generator to augment them with."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(number, generator=generator), generator
+
+
+def as_batches(data: Data) -> tuple[Batches, int]:
     """How to fetch the images and labels of some indices, and how many there are."""
     if isinstance(data, tuple | list):
         return _tensor_batches(data)

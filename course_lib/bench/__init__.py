@@ -19,14 +19,15 @@ from course_lib.bench.core import Goal, Options, Report, Row, caption, validate
 
 __all__ = ["BENCHES", "Goal", "Options", "Report", "Row", "caption", "latest", "run", "validate"]
 
-BENCHES = {"early-exit": "course_lib.bench.early_exit"}
+BENCHES = {"early-exit": "course_lib.bench.early_exit", "budgeted": "course_lib.bench.budgeted"}
 
 
 def latest(name: str, device: str | None = None, *, data: str | None = None) -> dict[str, Any] | None:
     """The result recorded in the book for a bench: of one kind of device, or of a GPU rather than the CPU.
 
-    `data`: the real data set it was recorded on, None for the bench's own data. None where nothing is recorded (the
-    chapter then says so); `ValueError` for an unknown bench and for a file that does not follow the schema.
+    `data`: the real data set it was recorded on (of a folder of images, its name), None for the bench's own data. The
+    result is None where nothing is recorded (the chapter then says so); `ValueError` for an unknown bench and for a
+    file that does not follow the schema.
     """
     if name not in BENCHES:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(BENCHES)}")
@@ -47,8 +48,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     kind = _device_kind(parser, given.device)
-    target = _target(parser, given, kind)
     options = Options(quick=given.quick, device=given.device, data=given.data, root=given.root)
+    target = _target(parser, given, _file_name(given.name, options.label, kind))
     bench = importlib.import_module(BENCHES[given.name])
     try:
         report = bench.run(options)
@@ -99,7 +100,7 @@ def _device_kind(parser: argparse.ArgumentParser, device: str) -> str:
         parser.error(f"--device: got {device!r}, which cannot be used here ({str(error).partition(chr(10))[0]})")
 
 
-def _target(parser: argparse.ArgumentParser, given: argparse.Namespace, kind: str) -> Path:
+def _target(parser: argparse.ArgumentParser, given: argparse.Namespace, file: str) -> Path:
     if given.root is not None and given.data is None:
         parser.error("--root: names the folder of a data set, expected --data as well")
     folder = core.checkout()
@@ -108,13 +109,13 @@ def _target(parser: argparse.ArgumentParser, given: argparse.Namespace, kind: st
             parser.error("--record: a --quick run is no record")
         if folder is None:
             parser.error("--record: writes into the book, expected to run in a checkout of the course")
-        return folder / "book" / "results" / _file_name(given.name, given.data, kind)
-    return given.out or (folder or Path.cwd()) / "bench-results" / _file_name(given.name, given.data, kind)
+        return folder / "book" / "results" / file
+    return given.out or (folder or Path.cwd()) / "bench-results" / file
 
 
-def _file_name(name: str, data: str | None, kind: str) -> str:
+def _file_name(name: str, label: str | None, kind: str) -> str:
     """Real data has a file of its own, so that it does not replace the result on the bench's own data."""
-    return f"{name}.{kind}.json" if data is None else f"{name}-{data}.{kind}.json"
+    return f"{name}.{kind}.json" if label is None else f"{name}-{label}.{kind}.json"
 
 
 def _command(given: argparse.Namespace) -> str:

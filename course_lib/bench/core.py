@@ -29,6 +29,11 @@ class Options:
     data: str | None = None
     root: str | None = None
 
+    @property
+    def label(self) -> str | None:
+        """What the real data is called in names of files and rows: a folder of images by its own name."""
+        return Path(self.root).stem if self.data == "folder" and self.root else self.data
+
 
 @dataclass(frozen=True)
 class Row:

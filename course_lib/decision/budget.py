@@ -9,15 +9,13 @@ and only so are budgets above the plain mean of the exits' costs reachable.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from course_lib.decision.confidence import Confidence, check_confidence, simulate
-from course_lib.decision.confidence import confidence as score
+from course_lib.decision.confidence import check_confidence
 
 
 def exit_shares(rho: float, exits: int) -> Tensor:
@@ -132,52 +130,3 @@ def find_thresholds(confidence: Tensor, shares: Tensor | Sequence[float]) -> Ten
         thresholds[k] = confidence[here, k].topk(wanted).values[-1]
         here &= confidence[:, k] < thresholds[k]
     return thresholds
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """One setting of the dial: thresholds from held-out data, and what they did on test data."""
-
-    rho: float
-    thresholds: tuple[float, ...]
-    planned: tuple[float, ...]  #: shares asked for, one an exit
-    realised: tuple[float, ...]  #: shares that left there on the test data
-    cost: float  #: mean cost a test sample, in the unit of the costs given
-    accuracy: float  #: on the test data, in [0, 1]
-
-
-def sweep(
-    validation_logits: Sequence[Tensor],
-    test_logits: Sequence[Tensor],
-    test_labels: Tensor,
-    costs: Sequence[float],
-    rhos: Iterable[float],
-    *,
-    confidence: Confidence = "max_softmax",
-) -> list[OperatingPoint]:
-    """Accuracy and realised mean cost on test data, for thresholds set on validation data at each rho.
-
-    Args:
-        validation_logits, test_logits: K tensors (N, classes) each, one an exit.
-        test_labels: (N,) int64.
-        costs: (K,) cumulative cost of each exit.
-        rhos: the settings to try.
-    """
-    scores = torch.stack([score(logits, confidence) for logits in validation_logits], dim=1)
-    points = []
-    for rho in rhos:
-        planned = exit_shares(rho, len(test_logits))
-        thresholds = find_thresholds(scores, planned)
-        logits, exit_index = simulate(test_logits, thresholds, confidence=confidence)
-        realised = torch.bincount(exit_index, minlength=len(test_logits)).double() / max(len(exit_index), 1)
-        points.append(
-            OperatingPoint(
-                rho=float(rho),
-                thresholds=tuple(thresholds.tolist()),
-                planned=tuple(planned.tolist()),
-                realised=tuple(realised.tolist()),
-                cost=mean_cost(realised, costs),
-                accuracy=float((logits.argmax(1) == test_labels).double().mean()),
-            )
-        )
-    return points

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from course_lib.decision import Confidence, ExitResult, StreamResult, infer, infer_stream
+from course_lib.decision import AdaptiveInference
 from course_lib.decision.early_exit import CostConvention, State
 
 
@@ -61,7 +61,8 @@ class MSDNetConfig:
         return max(0, layer - 1) // interval
 
 
-def _conv(cin: int, cout: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:
+def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:
+    """A convolution without bias that keeps the side (or divides it by `stride`), BatchNorm, ReLU."""
     return [
         nn.Conv2d(cin, cout, kernel, stride=stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(cout),
@@ -72,7 +73,7 @@ def _conv(cin: int, cout: int, kernel: int, *, stride: int = 1) -> list[nn.Modul
 def _path(cin: int, cout: int, factor: int, *, stride: int) -> nn.Sequential:
     """h (stride 1) or h~ (stride 2): 1x1 bottleneck, then 3x3. `factor` is that of the scale it reads from."""
     width = min(cin, factor * cout)
-    return nn.Sequential(*_conv(cin, width, 1), *_conv(width, cout, 3, stride=stride))
+    return nn.Sequential(*conv_bn_relu(cin, width, 1), *conv_bn_relu(width, cout, 3, stride=stride))
 
 
 class Node(nn.Module):
@@ -110,7 +111,7 @@ class Layer(nn.Module):
         if self.first > self.reads:
             wide, self.channels = self.channels, self.channels // 2
             for factor in config.factors[self.first :]:
-                self.squeeze.append(nn.Sequential(*_conv(wide * factor, self.channels * factor, 1)))
+                self.squeeze.append(nn.Sequential(*conv_bn_relu(wide * factor, self.channels * factor, 1)))
 
     def step(self, state: State, s: int) -> None:
         """Advance scale s of the state by this layer; forget the scale that nobody reads any more."""
@@ -151,7 +152,7 @@ class Head(nn.Module):
         super().__init__()
         widths = widths or (cin, cin)
         self.convs = nn.Sequential(
-            *(nn.Sequential(*_conv(a, b, 3, stride=2)) for a, b in zip((cin, *widths), widths, strict=False))
+            *(nn.Sequential(*conv_bn_relu(a, b, 3, stride=2)) for a, b in zip((cin, *widths), widths, strict=False))
         )
         self.classes = classes
         self.linear = nn.Linear(widths[-1], classes)
@@ -160,8 +161,15 @@ class Head(nn.Module):
         """coarsest: (N, C, H, W) -> logits (N, classes)."""
         return self.linear(self.convs(coarsest).mean((2, 3)))
 
+    def operations(self, side: int, *, published: bool) -> int:
+        """Operations on a map of `side` pixels; with `published` also what pooling reads and the classifier's bias."""
+        convs: Any = self.convs
+        spent, side = operations(convs, side, published=published)
+        spent += self.linear.weight.numel()
+        return spent + (self.linear.in_features * side**2 + self.classes) * published
 
-class MSDNet(nn.Module):
+
+class MSDNet(AdaptiveInference, nn.Module):
     """Multi-scale dense network with K exits.
 
     Args:
@@ -244,15 +252,10 @@ class MSDNet(nn.Module):
         self._run(state, k, lazy=lazy)
         return self.heads[k](state[-1])
 
-    def anytime(self, x: Tensor, *, lazy: bool = True) -> Iterator[Tensor]:
-        """Logits (N, classes) exit by exit; whoever stops asking has spent no more than what was answered."""
-        state = self.start(x)
-        for k in range(self.exits):
-            yield self.advance(state, k, lazy=lazy)
-
     def forward(self, x: Tensor) -> list[Tensor]:
         """All exits, for training.  x: (N, C, H, W) -> K logits (N, classes) in order of execution."""
-        return list(self.anytime(x, lazy=False))
+        state = self.start(x)
+        return [self.advance(state, k, lazy=False) for k in range(self.exits)]
 
     def at_exit(self, x: Tensor, k: int = -1) -> Tensor:
         """Logits (N, classes) of one exit alone, as a static network that ends there: no other head is run."""
@@ -261,24 +264,6 @@ class MSDNet(nn.Module):
         for block in range(k):
             self._run(state, block)
         return self.advance(state, k)
-
-    def infer(
-        self, x: Tensor, thresholds: Tensor | Sequence[float], *, confidence: Confidence = "max_softmax"
-    ) -> ExitResult:
-        """Adaptive inference: images that are sure leave the batch between blocks. See `decision.infer`."""
-        return infer(self, x, thresholds, confidence=confidence)
-
-    def infer_stream(
-        self,
-        batches: Iterable[Tensor],
-        thresholds: Tensor | Sequence[float],
-        *,
-        batch_size: int,
-        max_wait: int = 64,
-        confidence: Confidence = "max_softmax",
-    ) -> Iterator[StreamResult]:
-        """Adaptive inference on a stream, every block on full batches. See `decision.infer_stream`."""
-        return infer_stream(self, batches, thresholds, batch_size=batch_size, max_wait=max_wait, confidence=confidence)
 
     def exit_costs(self, size: int, *, convention: CostConvention = "macs") -> list[float]:
         """Cumulative cost a sample at each exit, earlier exits' heads included, for images of size x size pixels.
@@ -333,9 +318,11 @@ class MSDNet(nn.Module):
         self.blocks[k](state, [(layers[layer - 1], s) for layer, s in self._nodes[lazy][k]])
 
     def _count(self, size: int, convention: CostConvention) -> list[float]:
-        cost = partial(_cost, published=convention == "published")
+        published = convention == "published"
+        cost = partial(operations, published=published)
         total, sides, side = 0, [], size
-        for conv in self.stem:
+        stem: Any = self.stem
+        for conv in stem:
             spent, side = cost(conv, side)
             total += spent
             sides.append(side)
@@ -346,10 +333,7 @@ class MSDNet(nn.Module):
                 for path in self.layers[layer - 1].parts(s):
                     reads_finer = any(isinstance(m, nn.Conv2d) and m.stride == (2, 2) for m in path)
                     total += cost(path, sides[s - reads_finer])[0]
-            spent, side = cost(head.convs, sides[-1])
-            total += spent + head.linear.weight.numel()
-            if convention == "published":
-                total += head.linear.in_features * side**2 + head.classes
+            total += head.operations(sides[-1], published=published)
             costs.append(float(total))
         return costs
 
@@ -374,9 +358,9 @@ def _stem(config: MSDNetConfig) -> nn.ModuleList:
         pool = nn.MaxPool2d(3, stride=2, padding=1)
         scales = [nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True), pool)]
     else:
-        scales = [nn.Sequential(*_conv(config.in_channels, width, 3))]
+        scales = [nn.Sequential(*conv_bn_relu(config.in_channels, width, 3))]
     for fine, coarse in zip(config.factors, config.factors[1:], strict=False):
-        scales.append(nn.Sequential(*_conv(config.channels * fine, config.channels * coarse, 3, stride=2)))
+        scales.append(nn.Sequential(*conv_bn_relu(config.channels * fine, config.channels * coarse, 3, stride=2)))
     return nn.ModuleList(scales)
 
 
@@ -397,12 +381,16 @@ def _due(config: MSDNetConfig, k: int, lazy: bool) -> list[tuple[int, int]]:
     return nodes
 
 
-def _cost(modules: Any, side: int, *, published: bool) -> tuple[int, int]:
-    """Operations of a chain of modules on a square map, and the side of what comes out."""
+def operations(modules: Iterable[nn.Module], side: int, *, published: bool) -> tuple[int, int]:
+    """Operations of a chain of modules on a square map of `side` pixels, and the side of what comes out.
+
+    Convolutions count their multiply-adds; with `published` also one operation an element of a ReLU and the elements a
+    max pooling reads, as the authors' counter does.
+    """
     total, channels = 0, 0
     for module in modules:
         if isinstance(module, nn.Sequential):
-            spent, side = _cost(module, side, published=published)
+            spent, side = operations(module, side, published=published)
             total += spent
         elif isinstance(module, nn.Conv2d):
             side = (side + 2 * int(module.padding[0]) - module.kernel_size[0]) // module.stride[0] + 1

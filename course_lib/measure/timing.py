@@ -7,7 +7,7 @@ import ctypes
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def throughput(fn: Callable[[], object], items: int, *, warmup: int = 3, repeats
     return items / latency(fn, warmup=warmup, repeats=repeats).median_s
 
 
-def compare(contenders: dict[str, Callable[[], object]], *, rounds: int = 5, warmup: int = 1) -> dict[str, Timing]:
+def compare(contenders: Mapping[str, Callable[[], object]], *, rounds: int = 5, warmup: int = 1) -> dict[str, Timing]:
     """Time several calls against each other, each once per round.
 
     A machine that slows down meanwhile then slows down all of them: take `ratio` of two results, which divides

@@ -2,10 +2,10 @@
 
 from course_lib.plots.early_exit import (
     accuracy_cost_curve,
+    accuracy_curves,
     block_calls,
     confidence_histograms,
     early_exit_dashboard,
-    recorded_speed,
     rows_per_block,
     share_bars,
     who_left_where,
@@ -22,6 +22,7 @@ from course_lib.plots.measuring import (
     roofline_and_bars,
     warmup_trace,
 )
+from course_lib.plots.recorded import recorded_curves, recorded_networks, recorded_speed, recorded_training
 from course_lib.plots.style import MARKERS, PALETTE, SKIPPED, SPENT, use_style
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SPENT",
     "Measured",
     "accuracy_cost_curve",
+    "accuracy_curves",
     "block_calls",
     "confidence_histograms",
     "early_exit_dashboard",
@@ -40,7 +42,10 @@ __all__ = [
     "needed_and_spent",
     "needed_by_difficulty",
     "queued_work",
+    "recorded_curves",
+    "recorded_networks",
     "recorded_speed",
+    "recorded_training",
     "reliability_diagram",
     "roofline",
     "roofline_and_bars",

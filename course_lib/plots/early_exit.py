@@ -17,15 +17,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from course_lib import decision
-from course_lib.plots.style import BLUE, INK, LINES, ORANGE, PALETTE, SKIPPED, SPENT, VERMILION
+from course_lib.measure import CostCurve
+from course_lib.plots.style import BLUE, INK, LINES, MARKERS, ORANGE, PALETTE, SKIPPED, SPENT, VERMILION
 
 __all__ = [
     "accuracy_cost_curve",
+    "accuracy_curves",
     "block_calls",
     "confidence_histograms",
     "early_exit_dashboard",
     "mosaic",
-    "recorded_speed",
     "rows_per_block",
     "share_bars",
     "who_left_where",
@@ -38,25 +39,16 @@ _SMALL = 8.5  # points; the smallest type in these figures
 # Curves, shares, confidences -----------------------------------------------------------------------------------------
 
 
-def accuracy_cost_curve(
-    points: Sequence[decision.OperatingPoint], costs: Sequence[float], accuracies: Sequence[float]
-) -> Figure:
-    """Accuracy against mean cost: the mixture's curve, and the staircase of the exits taken by everybody.
-
-    Args:
-        points: settings of the dial, in any order.
-        costs: (K,) cumulative cost of each exit; accuracies: (K,) of each exit, in [0, 1].
-    """
+def accuracy_cost_curve(study: decision.ExitStudy) -> Figure:
+    """Accuracy against mean cost: the mixture's curve, and the staircase of the exits taken by everybody."""
     figure, ax = plt.subplots(figsize=(7.5, 4))
-    _curve(ax, points, costs, accuracies)
+    _curve(ax, study, study.sweep())
     ax.legend(loc="lower right")
     return figure
 
 
-def _curve(
-    ax: Axes, points: Sequence[decision.OperatingPoint], costs: Sequence[float], accuracies: Sequence[float]
-) -> None:
-    cost, accuracy = np.array(costs) / MILLION, 100 * np.array(accuracies)
+def _curve(ax: Axes, study: decision.ExitStudy, points: Sequence[decision.OperatingPoint]) -> None:
+    cost, accuracy = np.array(study.costs) / MILLION, 100 * np.array(study.accuracies)
     best = np.maximum.accumulate(accuracy)
     ax.step(cost, best, where="post", color=INK, lw=1.2, ls="--", marker="", label="everybody at one exit")
     ax.plot(cost, accuracy, ls="", marker="D", color=ORANGE, markeredgecolor=INK)
@@ -67,6 +59,30 @@ def _curve(
     ax.plot(x, y, color=BLUE, marker=".", label="each when it is sure")
     ax.set(xlabel="mean cost per image, M multiply-adds", ylabel="test accuracy, %")
     ax.margins(x=0.1, y=0.12)
+
+
+def accuracy_curves(
+    panels: Mapping[str, Mapping[str, CostCurve]], *, exits: Mapping[str, Mapping[str, CostCurve]] | None = None
+) -> Figure:
+    """Several networks in the same axes: accuracy against what it costs, one panel a kind of cost.
+
+    Args:
+        panels: label of the cost axis (unit included) -> name of the network -> its curve, accuracies in [0, 1].
+        exits: for each panel and network the exits taken by everybody, drawn as diamonds in the network's colour.
+    """
+    figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, figsize=(4.4 * len(panels) + 0.4, 3.6))
+    for ax, (label, curves) in zip(axes[0], panels.items(), strict=True):
+        for i, (name, curve) in enumerate(curves.items()):
+            look: dict[str, Any] = {"color": PALETTE[i], "ls": LINES[i], "marker": MARKERS[i], "ms": 4}
+            ax.plot(curve.costs, 100 * np.array(curve.accuracies), label=name, **look)
+            fixed = (exits or {}).get(label, {}).get(name)
+            if fixed is not None:
+                look = {"color": PALETTE[i], "ls": "", "marker": "D", "markeredgecolor": INK}
+                ax.plot(fixed.costs, 100 * np.array(fixed.accuracies), label=f"{name}: one exit for all", **look)
+        ax.set_xlabel(label)
+    axes[0][0].set_ylabel("test accuracy, %")
+    axes[0][-1].legend(loc="lower right")
+    return figure
 
 
 def share_bars(planned: Sequence[float], realised: Mapping[str, Sequence[float]]) -> Figure:
@@ -138,18 +154,26 @@ def mosaic(images: Tensor, exit_index: Tensor, exits: int, columns: int) -> Tens
     return canvas
 
 
-def who_left_where(images: Tensor, exit_index: Tensor, exits: int, difficulty: Tensor, *, columns: int = 13) -> Figure:
-    """A row of pictures for each exit, with the share that left there and their mean difficulty.
+def who_left_where(
+    images: Tensor,
+    exit_index: Tensor,
+    exits: int,
+    known: Tensor,
+    *,
+    what: str = "mean difficulty",
+    columns: int = 13,
+) -> Figure:
+    """A row of pictures for each exit, with the share that left there and the mean of something known about them.
 
-    images: (N, 3, H, W) in [0, 1]; exit_index: (N,) int64; difficulty: (N,), what made each image hard.
+    images: (N, 3, H, W) in [0, 1]; exit_index: (N,) int64; known: (N,), such as what makes an image hard, named `what`.
     """
     figure, ax = plt.subplots(figsize=(9, 0.43 * exits + 0.15))
     _gallery(ax, images, exit_index, exits, columns)
     height = images.shape[2] + 2
     for k in range(exits):
         left = exit_index == k
-        mean = f"{float(difficulty[left].mean()):.2f}" if left.any() else "-"
-        note = f"{100 * float(left.double().mean()):.0f} %, mean difficulty {mean}"
+        mean = f"{float(known[left].mean()):.2f}" if left.any() else "-"
+        note = f"{100 * float(left.double().mean()):.0f} %, {what} {mean}"
         ax.text(columns * (images.shape[3] + 2) + 2, (k + 0.45) * height, note, va="center", fontsize=9)
     return figure
 
@@ -168,11 +192,8 @@ def _gallery(ax: Axes, images: Tensor, exit_index: Tensor, exits: int, columns: 
 def early_exit_dashboard(
     rho: float | Sequence[float],
     *,
+    study: decision.ExitStudy,
     points: Sequence[decision.OperatingPoint],
-    validation_logits: Sequence[Tensor],
-    test_logits: Sequence[Tensor],
-    labels: Tensor,
-    costs: Sequence[float],
     images: Tensor,
 ) -> Figure:
     """What one number sets: the point on the curve, the shares, the thresholds, and who leaves where.
@@ -180,45 +201,37 @@ def early_exit_dashboard(
     One row of panels for each `rho` given, all read off stored logits: nothing is computed by a network here.
 
     Args:
-        points: the whole curve, for the background (`decision.sweep`).
-        validation_logits, test_logits: K tensors (N, classes) each, one an exit; thresholds come from the first.
-        labels: (N,) of the test images; costs: (K,) cumulative; images: (N, 3, H, W) in [0, 1].
+        points: the whole curve, for the background (`study.sweep()`).
+        images: (N, 3, H, W) in [0, 1], those of the study's test samples.
     """
     rhos = [rho] if isinstance(rho, (int, float)) else list(rho)
-    accuracies = [float((one.argmax(1) == labels).double().mean()) for one in test_logits]
-    scores = torch.stack([decision.confidence(one) for one in test_logits], 1)
-    chosen = decision.sweep(validation_logits, test_logits, labels, costs, rhos)
-    height = 3.1
+    exits, height = study.exits, 3.1
     # positions by hand: solving the layout anew would take longer than drawing
     figure = plt.figure(figsize=(9.4, height * len(rhos)), layout="none")
-    for row, point in enumerate(chosen):
+    for row, point in enumerate(study.sweep(rhos)):
         place = {"top": 1 - (row + 0.1) / len(rhos), "bottom": 1 - (row + 0.84) / len(rhos)}
         spans = ((0.065, 0.285), (0.345, 0.5), (0.53, 0.73), (0.79, 0.995))
         areas = [figure.add_gridspec(1, 1, left=left, right=right, **place)[0] for left, right in spans]
-        _dashboard_curve(figure.add_subplot(areas[0]), point, points, costs, accuracies)
+        _dashboard_curve(figure.add_subplot(areas[0]), study, points, point)
         bars = figure.add_subplot(areas[1])
         _shares(bars, point.planned, {"realised": point.realised})
         bars.set_title("shares: planned, realised", fontsize=9)
         bars.set(ylim=(0, 1), ylabel="")
-        stack = areas[2].subgridspec(len(costs), 1, hspace=0.12)
-        axes = [figure.add_subplot(stack[k]) for k in range(len(costs))]
-        _histograms(axes, scores, point.thresholds)
+        stack = areas[2].subgridspec(exits, 1, hspace=0.12)
+        axes = [figure.add_subplot(stack[k]) for k in range(exits)]
+        _histograms(axes, study.test_confidence, point.thresholds)
         for ax in axes[:-1]:
             ax.set_xticklabels([])
         gallery = figure.add_subplot(areas[3])
-        _gallery(gallery, images, decision.choose_exit(scores, point.thresholds), len(costs), 5)
+        _gallery(gallery, images, study.exit_index(point.thresholds), exits, 5)
         gallery.set_title("who left where", fontsize=9)
     return figure
 
 
 def _dashboard_curve(
-    ax: Axes,
-    point: decision.OperatingPoint,
-    points: Sequence[decision.OperatingPoint],
-    costs: Sequence[float],
-    accuracies: Sequence[float],
+    ax: Axes, study: decision.ExitStudy, points: Sequence[decision.OperatingPoint], point: decision.OperatingPoint
 ) -> None:
-    _curve(ax, points, costs, accuracies)
+    _curve(ax, study, points)
     ax.plot([point.cost / MILLION], [100 * point.accuracy], marker="o", ms=11, mfc="none", mew=2.2, color=VERMILION)
     ax.set_title(f"ρ = {point.rho:.2f}: {point.cost / MILLION:.2f} M, {100 * point.accuracy:.1f} %", fontsize=9)
     ax.set_xlabel("mean cost, M")
@@ -273,49 +286,3 @@ def block_calls(runs: Mapping[str, Sequence[Sequence[int]]], batch_size: int) ->
         axes[0][column].set_title(name)
         axes[-1][column].set_xlabel("call")
     return figure
-
-
-def recorded_speed(results: Mapping[str, Mapping[str, Any] | None], mac_ratio: float) -> Figure:
-    """Recorded benches: how many times faster than the static network, beside what the multiply-adds promise.
-
-    Args:
-        results: for each data set the record of `course bench early-exit` that holds it (`bench.latest`), or None
-            where nothing is recorded yet: then a prediction stands alone, and says so.
-        mac_ratio: that prediction, multiply-adds of the static network over those of the adaptive one.
-    """
-    figure, axes = plt.subplots(1, len(results), figsize=(8, 3.6), sharey=True, squeeze=False)
-    batches = (1, 32, 256)
-    for ax, (task, result) in zip(axes[0], results.items(), strict=True):
-        rows = {row["name"]: row for row in result["rows"]} if result else {}
-        promised = rows.get(f"{task}: multiply-adds, static / adaptive", {"median": mac_ratio})["median"]
-        for j, (contender, style) in enumerate(_CONTENDERS.items()):
-            found = [(i, rows.get(f"{task}, batch {n}: {contender} / static")) for i, n in enumerate(batches)]
-            bars = [(i + 0.27 * (j - 1), row) for i, row in found if row]
-            for y, row in bars:
-                reach = [[row["median"] - row["q25"]], [row["q75"] - row["median"]]]
-                ax.barh(y, row["median"], 0.25, xerr=reach, ecolor=INK, capsize=2, label=contender, **style)
-                ax.text(row["q75"] + 0.08, y, f"{row['median']:.2f}", va="center", fontsize=8.5, bbox=_PAPER)
-        if not rows:
-            ax.barh(1, promised, height=0.5, **SKIPPED)
-            ax.text(0.1, 1, "no recorded run yet:\na prediction", va="center", fontsize=9, bbox=_PAPER)
-        ax.axvline(promised, color=VERMILION, ls=LINES[1], marker="", label="promised by multiply-adds")
-        ax.axvline(1, color=INK, lw=1, ls="-", marker="")
-        ax.set(
-            xlim=(0, promised * 1.25), title=f"{task}: multiply-adds {promised:.1f} x", xlabel="times as fast as static"
-        )
-        ax.set_yticks(range(len(batches)), [f"batch {n}" for n in batches])
-        ax.grid(visible=False, axis="y")
-    axes[0][0].invert_yaxis()
-    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
-    return figure
-
-
-_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind a number that a line would cross
-
-# how each contender of the recorded bench is drawn
-_CONTENDERS: dict[str, dict[str, Any]] = {
-    "fixed exit": {"facecolor": "white", "edgecolor": INK, "hatch": "..", "linewidth": 0.8},
-    "adaptive": SPENT,
-    "queue": {"facecolor": ORANGE, "edgecolor": INK, "hatch": "xx", "linewidth": 0.8},
-}

@@ -83,9 +83,9 @@ plt.show()
 # %% [markdown]
 # Read it from left to right. Each square is a feature map: its side is the resolution, the number its
 # channels. A node reads everything that stands to its left at its own scale and at the next finer one, so arrows run
-# right or down, and never up (the map before it carries everything further left along, so one arrow is enough). Fine maps late in the network would cost much and help little, so the authors leave them
-# out: the upper right of the grid is empty. The diamonds are exits, and the ruler below gives the price of an answer
-# there.
+# right or down, and never up (the map before it carries everything further left along, so one arrow is enough). Fine
+# maps late in the network would cost much and help little, so the authors leave them out: the upper right of the grid
+# is empty. The diamonds are exits, and the ruler below gives the price of an answer there.
 #
 # What is pale and hatched is not computed when a picture stops at exit 2. That includes, of course, all that comes
 # later. But look closely at the top row: it also stops one layer *before* the exit does.
@@ -282,17 +282,15 @@ halved = history.losses[-1] < 0.5 * history.losses[0]
 print(history.steps, "steps; loss fell by more than half:", halved)
 
 # %% [markdown]
-# Half a minute, and that was the only training of this chapter. All that follows is decided from the
-# logits of the four exits, which the next cell stores once for all three sets. The accuracies are properties of this
-# one run, so the cell asserts what the argument needs and no more: the last exit must be clearly better than the
-# first, or there would be nothing to gain by going on.
+# Half a minute, and that was the only training of this chapter. All that follows is decided from the logits of the
+# four exits on the validation and the test pictures, which the next cell computes once and keeps in a *study*. The
+# accuracies are properties of this one run, so the cell asserts what the argument needs and no more: the last exit must
+# be clearly better than the first, or there would be nothing to gain by going on.
 
 # %%
-logits = {
-    name: train.evaluate(model, (inputs[name], s.labels))[0] for name, s in sets.items()
-}
-accuracy = [float((out.argmax(1) == test.labels).double().mean()) for out in logits["test"]]
-costs = model.exit_costs(16, convention="lazy")
+pairs = {name: (inputs[name], s.labels) for name, s in sets.items()}
+study = train.study(model, pairs["validation"], pairs["test"])
+accuracy, costs = study.accuracies, study.costs
 assert accuracy[-1] - accuracy[0] > 0.03
 assert accuracy[-1] > 0.8
 print("last exit at least 3 points above the first:", accuracy[-1] - accuracy[0] > 0.03)
@@ -330,12 +328,8 @@ print("lazy and full evaluation agree at every exit:", same)
 # %%
 rho = 0.6
 plan = decision.exit_shares(rho, 4)
-scores = {
-    name: torch.stack([decision.confidence(out) for out in logits[name]], 1)
-    for name in logits
-}
-thresholds = decision.find_thresholds(scores["validation"], plan)
-chosen, exit_index = decision.simulate(logits["test"], thresholds)
+thresholds = decision.find_thresholds(study.validation_confidence, plan)
+chosen, exit_index = decision.simulate(study.test_logits, thresholds)
 realised = torch.bincount(exit_index, minlength=4) / len(exit_index)
 print("planned:", [round(s, 2) for s in plan.tolist()])
 close = bool(((realised - plan).abs() < 0.06).all())
@@ -349,7 +343,7 @@ print("every realised share within 0.06 of it:", close)
 # the [chapter before](../start/measuring.ipynb) treats, and which this rule does not have to ask.
 
 # %% mystnb={"image": {"alt": "Four histograms of confidence, one for each exit. At exits 1 to 3 a dashed line cuts the histogram: pictures to its right are filled in and leave, those to its left are an outline and stay. At exit 4 all leave."}}
-_ = plots.confidence_histograms(scores["test"], thresholds.tolist())
+_ = plots.confidence_histograms(study.test_confidence, thresholds.tolist())
 plt.show()
 
 # %% [markdown]
@@ -360,10 +354,8 @@ plt.show()
 # cost will be (i) as planned, (ii) lower than planned, (iii) higher than planned?
 
 # %% tags=["hide-output"] mystnb={"image": {"alt": "Bars of shares at four exits: planned, with thresholds from validation pictures, and with thresholds from training pictures. "}}
-from_training = decision.find_thresholds(scores["train"], plan)
-late = torch.bincount(
-    decision.choose_exit(scores["test"], from_training), minlength=4
-) / len(test)
+trained_on = train.study(model, validation=pairs["train"], test=pairs["test"])
+late = trained_on.at_rho(rho).realised
 for source, shares in (("validation", realised), ("training", late)):
     over = decision.mean_cost(shares, costs) / decision.mean_cost(plan, costs) - 1
     words = {"more than 7 % below": over < -0.07, "more than 7 % above": over > 0.07}
@@ -385,14 +377,14 @@ plt.show()
 # %% [markdown]
 # ## Is it worth it?
 #
-# Now turn $\rho$ through its range. Every value gives thresholds on the validation set and a point on the test set:
-# mean cost and accuracy. Against it stand the alternatives without any decision: everybody at exit 1, everybody at
-# exit 2, and so on. They make a staircase, since a budget between two exits buys no more than the lower one.
+# Now turn $\rho$ through its range, from 0.05 to 1.95 as the authors do. Every value gives thresholds on the validation
+# set and a point on the test set: mean cost and accuracy. Against it stand the alternatives without any decision:
+# everybody at exit 1, everybody at exit 2, and so on. They make a staircase, since a budget between two exits buys no
+# more than the lower one.
 
 # %% mystnb={"image": {"alt": "Test accuracy against mean cost. The curve of the adaptive network rises steeply and lies above the dashed staircase of the fixed exits everywhere; it reaches the height of exit 4 at less than half of its cost."}}
-rhos = [i / 20 for i in range(1, 40)]
-points = decision.sweep(logits["validation"], logits["test"], test.labels, costs, rhos)
-_ = plots.accuracy_cost_curve(points, costs, accuracy)
+points = study.sweep()
+_ = plots.accuracy_cost_curve(study)
 plt.show()
 
 # %% [markdown]
@@ -401,7 +393,7 @@ plt.show()
 # compares with the rival that is easy to forget: the best *fixed* exit of no greater cost.
 
 # %%
-point = next(p for p in points if p.rho == rho)
+point = study.at_rho(rho)
 rival = max(a for a, c in zip(accuracy, costs, strict=True) if c <= point.cost)
 print("cost under a third of the last exit's:", point.cost < costs[-1] / 3)
 print("lost against the last exit, under 1 point:", accuracy[-1] - point.accuracy < 0.01)
@@ -520,7 +512,8 @@ plt.show()
 # %% [markdown]
 # ## Two ledgers
 #
-# The first ledger is exact. The static rival is the last exit alone, without the heads of the earlier ones. `result.macs` holds what each picture cost, heads on its way included.
+# The first ledger is exact. The static rival is the last exit alone, without the heads of the earlier ones.
+# `result.macs` holds what each picture cost, heads on its way included.
 
 # %%
 with torch.inference_mode():
@@ -676,9 +669,8 @@ print("waiting for all: fewer than 1 batch in 6 leaves before exit 4:", bool(ear
 
 # %% tags=["nbval-ignore-output"]
 dashboard = partial(
-    plots.early_exit_dashboard, points=points, validation_logits=logits["validation"], test_logits=logits["test"],
-    labels=test.labels, costs=costs, images=test.images,
-)  # fmt: skip
+    plots.early_exit_dashboard, study=study, points=points, images=test.images
+)
 
 
 def show(rho):
@@ -745,9 +737,9 @@ plt.show()
 #
 # ## Where next
 #
-# The [start page](../start/paths.ipynb) has the reading orders. Next on the path come networks that look at a coarse
-# picture first and at a sharp one only if they must, and the question whether every exit should learn from every
-# picture. Both build on this chapter's exits, shares and thresholds.
+# The [start page](../start/paths.ipynb) has the reading orders. Next on the path comes [a network that looks at a
+# coarse picture first](../spatial/ranet.ipynb), and at a sharp one only if it must; then the question [whether every
+# exit should learn from every picture](l2w.ipynb). Both build on this chapter's exits, shares and thresholds.
 #
 # ## References
 #

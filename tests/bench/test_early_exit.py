@@ -1,12 +1,11 @@
 """The early-exit bench: what it times is equal work, what it reports is complete. No figure here is a time."""
 
-import math
 from itertools import chain
 
 import pytest
 import torch
 
-from course_lib.bench import core, early_exit
+from course_lib.bench import core, early_exit, exits
 from course_lib.bench.core import Options
 
 
@@ -31,7 +30,7 @@ def test_one_thread_while_timing_and_the_old_number_after():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with early_exit._one_thread():
+        with exits.one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:
@@ -43,7 +42,7 @@ def test_multiply_adds_follow_from_the_shares(report):
     assert sum(row.details["shares"]) == pytest.approx(1, abs=2e-3)
     model = early_exit.MSDNet.tiny().eval()
     costs = model.exit_costs(16, convention="lazy")
-    last_alone = early_exit._costs_alone(model, costs, torch.zeros(1, 3, 16, 16))[-1]
+    last_alone = exits.costs_alone(model, costs, torch.zeros(1, 3, 16, 16))[-1]
     spent = sum(share * cost for share, cost in zip(row.details["shares"], costs, strict=True))
     assert row.median == pytest.approx(last_alone / spent, rel=0.01)  # the shares are given to three digits
     assert 1 <= row.details["fixed_exit"] <= 4
@@ -52,29 +51,9 @@ def test_multiply_adds_follow_from_the_shares(report):
 def test_a_static_network_pays_for_its_own_head_only():
     model = early_exit.MSDNet.tiny().eval()
     costs = model.exit_costs(16, convention="lazy")
-    alone = early_exit._costs_alone(model, costs, torch.zeros(1, 3, 16, 16))
+    alone = exits.costs_alone(model, costs, torch.zeros(1, 3, 16, 16))
     assert alone[0] == costs[0]
     assert alone[-1] == pytest.approx(5.25e6, abs=1e4)  # of 5.95 million with the heads on the way
-
-
-def test_cheapest_thresholds_stay_within_the_margin():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 4, (2000,), generator=generator)
-    target = torch.nn.functional.one_hot(labels, 4).float()
-    logits = [target * strength + torch.randn(2000, 4, generator=generator) for strength in (1.5, 3.0, 4.5)]
-    bar = early_exit._cheapest(logits, labels, [1.0, 3.0, 9.0])
-    answers, exits = early_exit.decision.simulate(logits, bar)
-    last = early_exit._accuracy(logits[-1], labels)
-    assert early_exit._accuracy(answers, labels) >= last - early_exit.MARGIN
-    assert (exits < 2).any()
-
-
-def test_no_thresholds_help_where_early_exits_know_nothing():
-    labels = torch.arange(400) % 4
-    right = torch.nn.functional.one_hot(labels, 4).float() * 9
-    wrong = right.roll(1, 1)  # early exits sure of themselves, and wrong
-    bar = early_exit._cheapest([wrong, right], labels, [1.0, 2.0])
-    assert bar[0] == math.inf
 
 
 def test_all_contenders_see_the_same_orders():
@@ -82,7 +61,7 @@ def test_all_contenders_see_the_same_orders():
     images = torch.arange(10.0)[:, None]
     for name in "ab":
         calls = seen.setdefault(name, [])
-        one_pass = early_exit._pass(lambda part, calls=calls: calls.append(part.flatten().tolist()), images, 4)
+        one_pass = exits.in_batches(lambda part, calls=calls: calls.append(part.flatten().tolist()), images, 4)
         one_pass(), one_pass()
     assert seen["a"] == seen["b"]
     first, second = seen["a"][:3], seen["a"][3:]

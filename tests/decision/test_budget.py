@@ -116,25 +116,6 @@ def test_shares_in_float32_lose_nobody_to_rounding():
     assert int((scores[:, 0] >= thresholds[0]).sum()) == 7000
 
 
-def test_sweep_is_thresholds_on_one_set_and_results_on_another():
-    generator = torch.Generator().manual_seed(0)
-    validation = [torch.randn(200, 4, generator=generator) * (k + 1) for k in range(3)]
-    test = [torch.randn(150, 4, generator=generator) * (k + 1) for k in range(3)]
-    labels = torch.randint(0, 4, (150,), generator=generator)
-    points = decision.sweep(validation, test, labels, [1.0, 2.0, 4.0], [0.0, 0.5, 1.0, math.inf])
-    assert [p.rho for p in points] == [0.0, 0.5, 1.0, math.inf]
-    costs = [p.cost for p in points]
-    assert costs == sorted(costs) and costs[-1] == 4.0
-    scores = torch.stack([decision.confidence(logits) for logits in validation], 1)
-    for point in points:
-        bar = decision.find_thresholds(scores, point.planned)
-        assert list(point.thresholds) == bar.tolist()
-        answers, exits = decision.simulate(test, bar)
-        assert point.accuracy == pytest.approx(float((answers.argmax(1) == labels).double().mean()))
-        assert point.realised == pytest.approx((exits.bincount(minlength=3) / 150).tolist())
-        assert point.cost == pytest.approx(decision.mean_cost(point.realised, [1.0, 2.0, 4.0]))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-from course_lib import decision, plots
+from course_lib import decision, measure, plots
 from course_lib.instance.msdnet import MSDNet
 from course_lib.plots.early_exit import mosaic
 from course_lib.plots.exit_grid import grid_nodes
@@ -40,14 +41,11 @@ def stored(n: int, seed: int) -> list[torch.Tensor]:
 
 
 @pytest.fixture
-def study() -> dict[str, object]:
+def study() -> decision.ExitStudy:
     validation, test = stored(200, 0), stored(300, 1)
-    labels = test[-1].argmax(1)
-    points = decision.sweep(validation, test, labels, COSTS, [0.3, 0.6, 1.0, 1.5])
-    return {
-        "points": points, "validation_logits": validation, "test_logits": test, "labels": labels, "costs": COSTS,
-        "images": torch.rand(300, 3, 8, 8, generator=torch.Generator().manual_seed(2)),
-    }  # fmt: skip
+    return decision.ExitStudy(
+        tuple(COSTS), tuple(validation), validation[-1].argmax(1), tuple(test), test[-1].argmax(1)
+    )
 
 
 def hatched(ax: plt.Axes, kind: type = Rectangle) -> list[Rectangle]:
@@ -106,12 +104,27 @@ def test_pictures_stand_left_of_the_grid_with_the_exit_they_took(tiny: MSDNet):
 # Curves, shares, histograms, gallery ---------------------------------------------------------------------------------
 
 
-def test_staircase_never_falls_and_the_curve_is_sorted_by_cost(study: dict):
-    ax = plots.accuracy_cost_curve(study["points"], COSTS, [0.7, 0.6, 0.9]).axes[0]
+def test_staircase_never_falls_and_the_curve_is_sorted_by_cost(study: decision.ExitStudy):
+    second_worse = study.test_logits[0] * 0 + torch.arange(5.0)  # always the last class
+    study = dataclasses.replace(study, test_logits=(study.test_logits[0], second_worse, study.test_logits[2]))
+    ax = plots.accuracy_cost_curve(study).axes[0]
     stair, exits, curve = ax.lines
-    assert np.allclose(stair.get_ydata(), [70, 70, 90])
-    assert np.allclose(exits.get_ydata(), [70, 60, 90])
-    assert np.allclose(curve.get_xdata(), sorted(p.cost / 1e6 for p in study["points"]))
+    first, second, last = (100 * accuracy for accuracy in study.accuracies)
+    assert second < first < last
+    assert np.allclose(stair.get_ydata(), [first, first, last])
+    assert np.allclose(exits.get_ydata(), [first, second, last])
+    assert np.allclose(curve.get_xdata(), sorted(p.cost / 1e6 for p in study.sweep()))
+
+
+def test_networks_share_a_panel_and_keep_their_colour():
+    one, other = measure.CostCurve([1, 2], [0.5, 0.75]), measure.CostCurve([2, 3], [0.6, 0.8])
+    figure = plots.accuracy_curves({"M": {"a": one, "b": other}, "ms": {"a": one}}, exits={"M": {"b": one}})
+    left, right = figure.axes
+    drawn = [line.get_xydata().tolist() for line in left.lines]
+    assert drawn == [[[1, 50], [2, 75]], [[2, 60], [3, 80]], [[1, 50], [2, 75]]]
+    assert left.lines[1].get_color() == left.lines[2].get_color() != left.lines[0].get_color()
+    assert left.lines[0].get_marker() != left.lines[1].get_marker()
+    assert (left.get_xlabel(), right.get_xlabel(), len(right.lines)) == ("M", "ms", 1)
 
 
 def test_share_bars_have_the_heights_given():
@@ -153,13 +166,15 @@ def test_gallery_notes_shares_and_difficulty_even_of_an_empty_exit():
     assert notes == ["75 %, mean difficulty 0.20", "0 %, mean difficulty -", "25 %, mean difficulty 0.90"]
 
 
-def test_dashboard_shows_the_point_of_its_rho_and_one_row_a_rho(study: dict):
-    figure = plots.early_exit_dashboard(0.6, **study)
-    point = study["points"][1]
+def test_dashboard_shows_the_point_of_its_rho_and_one_row_a_rho(study: decision.ExitStudy):
+    images = torch.rand(300, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    stored_points = {"study": study, "points": study.sweep([0.3, 1.5]), "images": images}
+    figure = plots.early_exit_dashboard(0.6, **stored_points)
+    point = study.at_rho(0.6)
     curve, shares = figure.axes[:2]
     assert np.allclose(curve.lines[-1].get_xydata(), [[point.cost / 1e6, 100 * point.accuracy]])
     assert [bar.get_height() for bar in shares.patches] == [*point.planned, *point.realised]
-    assert len(plots.early_exit_dashboard([0.3, 1.0, 1.7], **study).axes) == 3 * len(figure.axes)
+    assert len(plots.early_exit_dashboard([0.3, 1.0, 1.7], **stored_points).axes) == 3 * len(figure.axes)
 
 
 # What was really run -------------------------------------------------------------------------------------------------
@@ -176,26 +191,3 @@ def test_calls_are_drawn_one_bar_each_even_where_there_are_none():
     bars = [[bar.get_height() for bar in ax.patches] for ax in figure.axes]
     assert bars == [[4, 4], [4, 4], [2, 1], []]
     assert figure.axes[2].texts[0].get_text() == "2 calls, 2 rows each"
-
-
-def test_without_a_record_the_prediction_says_so():
-    figure = plots.recorded_speed({"shapes": None}, 3.0)
-    assert "no recorded run yet" in figure.axes[0].texts[0].get_text()
-    assert [bar.get_width() for bar in hatched(figure.axes[0])] == [3.0]
-
-
-def test_a_record_is_drawn_by_batch_and_contender():
-    def row(name: str, unit: str, median: float) -> dict:
-        return {"name": name, "unit": unit, "median": median, "q25": median - 0.1, "q75": median + 0.1}
-
-    rows = [
-        row("shapes, batch 1: adaptive / static", "x", 2.0),
-        row("shapes, batch 32: queue / static", "x", 3.0),
-        row("shapes, batch 32: queue", "images/s", 5000.0),
-        row("shapes: multiply-adds, static / adaptive", "x", 4.0),
-        row("digits, batch 1: adaptive / static", "x", 9.0),
-    ]
-    left, right = plots.recorded_speed({"shapes": {"rows": rows}, "other": None}, 2.5).axes
-    assert [text.get_text() for text in left.texts] == ["2.00", "3.00"]
-    assert "4.0" in left.get_title() and "2.5" in right.get_title()
-    assert "no recorded run yet" in right.texts[0].get_text()
