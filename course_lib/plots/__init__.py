@@ -10,6 +10,16 @@ from course_lib.plots.early_exit import (
     share_bars,
     who_left_where,
 )
+from course_lib.plots.estimators import (
+    bias_and_spread,
+    estimator_curves,
+    forward_and_backward,
+    gate_dashboard,
+    gate_maps,
+    noise_by_gates,
+    settling,
+    soft_and_hard,
+)
 from course_lib.plots.exit_grid import exit_grid
 from course_lib.plots.ledgers import needed_and_spent, needed_by_difficulty, two_ledgers
 from course_lib.plots.measuring import (
@@ -33,14 +43,20 @@ __all__ = [
     "Measured",
     "accuracy_cost_curve",
     "accuracy_curves",
+    "bias_and_spread",
     "block_calls",
     "confidence_histograms",
     "early_exit_dashboard",
+    "estimator_curves",
     "exit_grid",
+    "forward_and_backward",
+    "gate_dashboard",
+    "gate_maps",
     "latency_by_batch",
     "ledger_shares",
     "needed_and_spent",
     "needed_by_difficulty",
+    "noise_by_gates",
     "queued_work",
     "recorded_curves",
     "recorded_networks",
@@ -50,7 +66,9 @@ __all__ = [
     "roofline",
     "roofline_and_bars",
     "rows_per_block",
+    "settling",
     "share_bars",
+    "soft_and_hard",
     "two_ledgers",
     "use_style",
     "warmup_trace",

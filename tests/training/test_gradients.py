@@ -1,0 +1,197 @@
+"""The measured estimators against the exact gradient, and the small network whose gate must find the hard samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from course_lib import decision
+from course_lib.training import gradients
+from course_lib.training.gradients import ESTIMATORS, GateProblem
+
+P = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
+UNBIASED = ("REINFORCE", "REINFORCE, mean baseline", "REINFORCE, self-critical")
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_the_exact_gradient_is_the_enumerated_one_and_the_formula(number: int):
+    problem = GateProblem(number)
+    logits = torch.linspace(-2, 3, number, dtype=torch.float64).requires_grad_()
+    p = logits.detach().sigmoid()
+    assert torch.allclose(problem.exact_gradient(logits), p * (1 - p) * (1 - 2 * 0.45))
+    assert torch.allclose(decision.expected_value(logits, problem.loss), problem.expected_loss(logits))
+    (gradient,) = torch.autograd.grad(problem.expected_loss(logits), logits)
+    assert torch.allclose(gradient, problem.exact_gradient(logits))
+
+
+def test_the_child_is_right():
+    losses = GateProblem().loss(torch.tensor([[0.0], [1.0]]))
+    assert losses.tolist() == pytest.approx([0.2025, 0.3025])
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_reinforce_is_unbiased(name: str):
+    error = gradients.measure_estimator(ESTIMATORS[name], P, samples=8000)
+    assert bool((error.bias.abs() <= 4 * error.standard_error + 1e-12).all())
+
+
+def test_straight_through_fed_with_samples_follows_another_formula():
+    error = gradients.measure_estimator(ESTIMATORS["straight-through, sampled"], P, samples=8000)
+    follows = 2 * (P - 0.45) * P * (1 - P)
+    assert bool(((error.mean - follows).abs() <= 4 * error.standard_error).all())
+    assert bool((error.bias[[0, 1, 4]].abs() > 4 * error.standard_error[[0, 1, 4]]).all())
+
+
+def test_the_thresholded_gate_never_varies():
+    error = gradients.measure_estimator(ESTIMATORS["straight-through, threshold"], P, samples=50)
+    assert bool((error.spread < 1e-12).all())
+    assert torch.allclose(error.mean, 2 * ((P > 0.5).double() - 0.45) * P * (1 - P))
+
+
+def test_a_baseline_lowers_the_spread_at_every_probability():
+    spread = {name: gradients.measure_estimator(ESTIMATORS[name], P, samples=4000).spread for name in UNBIASED}
+    assert bool((spread["REINFORCE, mean baseline"] < spread["REINFORCE, self-critical"]).all())
+    assert bool((spread["REINFORCE, self-critical"] < spread["REINFORCE"]).all())
+
+
+def test_a_lower_temperature_has_less_bias_and_more_spread():
+    errors = [gradients.measure_estimator(ESTIMATORS[f"Gumbel, tau {tau}"], P, samples=20_000) for tau in ("0.2", "1")]
+    bias = [float(error.bias.square().mean().sqrt()) for error in errors]
+    assert bias[0] < bias[1]
+    assert bool((errors[0].spread > errors[1].spread).all())
+
+
+def spread_of(name: str, number: int) -> float:
+    return float(gradients.gradient_samples(ESTIMATORS[name], 0.5, GateProblem(number), samples=4000)[:, 0].std())
+
+
+def test_a_shared_reward_makes_noise_grow_with_the_number_of_gates():
+    assert spread_of("REINFORCE", 16) / spread_of("REINFORCE", 4) == pytest.approx(4, rel=0.1)
+    name = "REINFORCE, mean baseline"  # at 1/2 exactly 0.025 sqrt(n - 1)
+    assert spread_of(name, 1) < 1e-12
+    assert spread_of(name, 10) == pytest.approx(0.075, rel=0.1)
+    assert spread_of("Gumbel, hard", 16) == pytest.approx(spread_of("Gumbel, hard", 1), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["exact", "REINFORCE, mean baseline"])
+@pytest.mark.parametrize("start", [0.2, 0.8])
+def test_unbiased_estimators_close_the_gate(name: str, start: float):
+    path = gradients.settle(ESTIMATORS[name], start=start)
+    assert len(path) == 401
+    assert float(path[0]) == start
+    assert float(path[-1]) < 0.05
+
+
+@pytest.mark.parametrize("start", [0.2, 0.8])
+def test_straight_through_fed_with_samples_settles_at_the_target(start: float):
+    path = gradients.settle(ESTIMATORS["straight-through, sampled"], start=start)
+    assert float(path[-100:].mean()) == pytest.approx(0.45, abs=0.02)
+
+
+def test_samples_are_repeatable_and_may_be_none():
+    estimator = ESTIMATORS["semantic hashing"]
+    first, second = (gradients.gradient_samples(estimator, 0.3, GateProblem(2), samples=9, seed=4) for _ in range(2))
+    assert torch.equal(first, second)
+    for one in ESTIMATORS.values():
+        assert gradients.gradient_samples(one, 0.3, GateProblem(2), samples=0).shape == (0, 2)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, -0.1, float("nan")])
+def test_a_certain_gate_has_no_estimate(p: float):
+    with pytest.raises(ValueError, match="p: got"):
+        gradients.gradient_samples(ESTIMATORS["exact"], p, GateProblem(), samples=3)
+
+
+# The network ---------------------------------------------------------------------------------------------------------
+
+
+def test_regions_are_as_described_and_repeatable():
+    data, again = gradients.two_regions(2000, seed=3), gradients.two_regions(2000, seed=3)
+    assert torch.equal(data.points, again.points)
+    assert float(data.hard.float().mean()) == pytest.approx(0.4, abs=0.04)
+    assert set(data.labels[~data.hard].tolist()) == {0, 1}
+    assert set(data.labels[data.hard].tolist()) == {2, 3}
+    assert gradients.two_regions(0).points.shape == (0, 2)
+
+
+def rows_of(module: torch.nn.Module, rows: list[int]) -> None:
+    module.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+
+
+def network() -> gradients.GatedNetwork:
+    torch.manual_seed(0)
+    model = gradients.GatedNetwork(start=0.0)
+    with torch.no_grad():
+        model.gate.weight.copy_(torch.tensor([[5.0, 0.0]]))
+    return model
+
+
+def test_inference_runs_each_sample_on_one_path_and_answers_as_the_masked_network():
+    model, x = network(), gradients.two_regions(200).points
+    with torch.inference_mode():
+        masked = model(x, (model.gate_logits(x) > 0).float())
+    cheap: list[int] = []
+    costly: list[int] = []
+    rows_of(model.cheap, cheap)
+    rows_of(model.costly, costly)
+    logits, is_open = model.infer(x)
+    assert torch.allclose(logits, masked, atol=1e-6)
+    assert torch.equal(is_open, x[:, 0] > 0)
+    assert (cheap, costly) == ([int((~is_open).sum())], [int(is_open.sum())])
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_a_path_nobody_takes_is_not_called(side: float):
+    model = network()
+    calls: list[int] = []
+    rows_of(model.costly if side < 0 else model.cheap, calls)
+    logits, is_open = model.infer(torch.tensor([[side, 0.0]]))
+    assert logits.shape == (1, 4)
+    assert is_open.tolist() == [side > 0]
+    assert calls == []
+    assert model.infer(torch.empty(0, 2))[0].shape == (0, 4)
+
+
+def test_a_gate_starts_as_open_as_it_is_told():
+    gate = gradients.GatedNetwork().gate_logits(torch.randn(50, 2)).sigmoid()
+    assert torch.allclose(gate, torch.full((50,), 0.8808), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["straight-through, sampled", "Gumbel, hard", "semantic hashing", "REINFORCE, mean baseline"]
+)
+def test_with_warm_up_and_a_target_rate_the_gate_opens_where_it_is_needed(name: str):
+    run = gradients.train_gated(name)
+    assert run.open_hard > 0.9
+    assert run.open_easy < 0.45
+    assert run.accuracy > 0.94
+    assert bool((run.open_rate[:300] == 1).all())
+
+
+def test_without_a_cost_the_gate_stays_open():
+    run = gradients.train_gated("Gumbel, hard", price=0)
+    assert min(run.open_easy, run.open_hard) > 0.98
+
+
+@pytest.mark.parametrize("name", ["straight-through, threshold", "REINFORCE, mean baseline"])
+def test_a_priced_gate_that_starts_closed_stays_closed(name: str):
+    run = gradients.train_gated(name, price=0.4, warmup=0, start=-4)
+    assert max(run.open_easy, run.open_hard) < 0.02
+    assert run.accuracy < 0.9
+
+
+def test_a_mixture_is_trained_that_never_runs():
+    run = gradients.train_gated("Gumbel, tau 5")
+    assert run.soft_accuracy - run.accuracy > 0.03
+
+
+def test_training_is_repeatable():
+    first, second = (gradients.train_gated("semantic hashing", steps=30) for _ in range(2))
+    parameters: list[list[Tensor]] = [list(run.model.parameters()) for run in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*parameters, strict=True))
+
+
+def test_an_unknown_estimator_is_named():
+    with pytest.raises(ValueError, match="name: got 'gumbel', expected one of sigmoid, straight-through, threshold"):
+        gradients.train_gated("gumbel")
