@@ -34,6 +34,15 @@ from course_lib.plots.measuring import (
 )
 from course_lib.plots.recorded import recorded_curves, recorded_networks, recorded_speed, recorded_training
 from course_lib.plots.style import MARKERS, PALETTE, SKIPPED, SPENT, use_style
+from course_lib.plots.weights import (
+    accuracy_spread,
+    bars_by_exit,
+    gradient_agreement,
+    practice_and_exam,
+    weight_dashboard,
+    weight_loop,
+    weights_by_group,
+)
 
 __all__ = [
     "MARKERS",
@@ -43,6 +52,8 @@ __all__ = [
     "Measured",
     "accuracy_cost_curve",
     "accuracy_curves",
+    "accuracy_spread",
+    "bars_by_exit",
     "bias_and_spread",
     "block_calls",
     "confidence_histograms",
@@ -52,11 +63,13 @@ __all__ = [
     "forward_and_backward",
     "gate_dashboard",
     "gate_maps",
+    "gradient_agreement",
     "latency_by_batch",
     "ledger_shares",
     "needed_and_spent",
     "needed_by_difficulty",
     "noise_by_gates",
+    "practice_and_exam",
     "queued_work",
     "recorded_curves",
     "recorded_networks",
@@ -72,5 +85,8 @@ __all__ = [
     "two_ledgers",
     "use_style",
     "warmup_trace",
+    "weight_dashboard",
+    "weight_loop",
+    "weights_by_group",
     "who_left_where",
 ]
