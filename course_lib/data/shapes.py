@@ -42,7 +42,8 @@ class Shapes:
 
     images: (n, 3, size, size) float32 in [0, 1]; labels: (n,) int64, indices into `SHAPE_CLASSES`;
     difficulty: (n,) float32 in [0, 1]; center: (n, 2) float32, (row, column); radius: (n,) float32, that
-    of a disc, and about half the extent of the other shapes; angle: (n,) float32, radians, counter-clockwise as seen.
+    of a disc, and about half the extent of the other shapes; angle: (n,) float32, radians, counter-clockwise as seen;
+    noise: (n,) float32, standard deviation of what was added to each channel of each pixel.
     """
 
     images: torch.Tensor
@@ -51,23 +52,37 @@ class Shapes:
     center: torch.Tensor
     radius: torch.Tensor
     angle: torch.Tensor
+    noise: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def shapes(n: int, *, size: int = 16, classes: int = 10, seed: int = 0) -> Shapes:
+def shapes(
+    n: int,
+    *,
+    size: int = 16,
+    classes: int = 10,
+    seed: int = 0,
+    radius: float | torch.Tensor | None = None,
+    noise: float | torch.Tensor | None = None,
+) -> Shapes:
     """Draw `n` images of one shape each; the same arguments give the same bytes.
 
     A difficulty d ~ U(0, 1) sets everything that makes an image hard: the radius (0.40 - 0.26 d) * size, the freedom
     of the centre +-(size / 2 - radius) d around the middle, the noise 0.05 + 0.15 d. Shape and background colour
     always differ by at least 0.8 in RGB distance and 0.32 in mean brightness, so colour makes no image impossible.
 
+    With `radius` or `noise` given, the difficulty no longer sets it: drawn independently, the two can be told apart.
+    All else stays as the seed draws it, so the same picture can be had at another size or under another noise.
+
     Args:
         n: number of images, 0 included. Classes are shuffled, their counts differ by at most one.
         size: height and width in pixels, at least 8.
         classes: 2 to 10; the first `classes` names of `SHAPE_CLASSES`.
         seed: a non-negative number.
+        radius: pixels, one for all images or (n,); above 0 and at most size / 2.
+        noise: standard deviation, one for all images or (n,); 0 or more.
 
     Raises:
         ValueError: for an argument outside these ranges.
@@ -89,8 +104,14 @@ def shapes(n: int, *, size: int = 16, classes: int = 10, seed: int = 0) -> Shape
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n, dtype=np.int64) % classes)
     difficulty = rng.random(n, dtype=np.float32)
-    radius = (0.40 - 0.26 * difficulty) * np.float32(size)
-    freedom = (size / 2 - radius) * difficulty
+    sigma = 0.05 + 0.15 * difficulty if noise is None else _given("noise", noise, n)
+    if sigma.min(initial=0) < 0:
+        raise ValueError(f"noise: got {sigma.min():g}, expected 0 or more")
+    by_difficulty = (0.40 - 0.26 * difficulty) * np.float32(size)
+    extent = by_difficulty if radius is None else _given("radius", radius, n)
+    if not ((extent > 0) & (extent <= size / 2)).all():
+        raise ValueError(f"radius: got {extent.min():g} to {extent.max():g}, expected above 0, at most {size / 2:g}")
+    freedom = (size / 2 - extent) * difficulty
     center = np.float32(size / 2) + rng.uniform(-1, 1, (n, 2)).astype(np.float32) * freedom[:, None]
     angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE, n).astype(np.float32)
     colours = _contrasting_colours(rng, n)
@@ -99,16 +120,26 @@ def shapes(n: int, *, size: int = 16, classes: int = 10, seed: int = 0) -> Shape
     step = max(1, _CHUNK_PIXELS // size**2)
     for start in range(0, n, step):
         part = slice(start, start + step)
-        coverage = _coverage(labels[part], center[part], radius[part], angle[part], size)[:, None]
+        coverage = _coverage(labels[part], center[part], extent[part], angle[part], size)[:, None]
         background, foreground = (colours[part, i, :, None, None] for i in (0, 1))
         picture = images[part]
         np.multiply(foreground - background, coverage, out=picture)
         picture += background
-        noise = rng.standard_normal(picture.shape, dtype=np.float32)
-        noise *= (0.05 + 0.15 * difficulty[part])[:, None, None, None]
-        picture += noise
+        grain = rng.standard_normal(picture.shape, dtype=np.float32)
+        grain *= sigma[part, None, None, None]
+        picture += grain
         np.clip(picture, 0, 1, out=picture)
-    return Shapes(*(torch.from_numpy(a) for a in (images, labels, difficulty, center, radius, angle)))
+    return Shapes(*(torch.from_numpy(a) for a in (images, labels, difficulty, center, extent, angle, sigma)))
+
+
+def _given(name: str, value: float | torch.Tensor, n: int) -> np.ndarray:
+    """One number for all images, or one each, as (n,) float32."""
+    given = np.asarray(torch.as_tensor(value, dtype=torch.float32))
+    if given.shape not in ((), (n,)):
+        raise ValueError(f"{name}: got shape {given.shape}, expected one number or one for each of {n} images")
+    if not np.isfinite(given).all():
+        raise ValueError(f"{name}: got a value that is not finite, expected numbers")
+    return np.broadcast_to(given, n).copy()
 
 
 def _contrasting_colours(rng: np.random.Generator, n: int) -> np.ndarray:

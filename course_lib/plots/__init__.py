@@ -21,6 +21,7 @@ from course_lib.plots.estimators import (
     soft_and_hard,
 )
 from course_lib.plots.exit_grid import exit_grid
+from course_lib.plots.lanes import lanes, lanes_dashboard, rank_correlation, size_and_noise
 from course_lib.plots.ledgers import needed_and_spent, needed_by_difficulty, two_ledgers
 from course_lib.plots.measuring import (
     Measured,
@@ -64,6 +65,8 @@ __all__ = [
     "gate_dashboard",
     "gate_maps",
     "gradient_agreement",
+    "lanes",
+    "lanes_dashboard",
     "latency_by_batch",
     "ledger_shares",
     "needed_and_spent",
@@ -71,6 +74,7 @@ __all__ = [
     "noise_by_gates",
     "practice_and_exam",
     "queued_work",
+    "rank_correlation",
     "recorded_curves",
     "recorded_networks",
     "recorded_speed",
@@ -81,6 +85,7 @@ __all__ = [
     "rows_per_block",
     "settling",
     "share_bars",
+    "size_and_noise",
     "soft_and_hard",
     "two_ledgers",
     "use_style",

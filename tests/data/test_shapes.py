@@ -1,5 +1,6 @@
 """The procedural shapes: what the recipe fixes, what the labels promise, and that a network can tell the classes."""
 
+import hashlib
 import math
 import sys
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from course_lib import data
 from course_lib.data.shapes import MAX_ANGLE, _contrasting_colours, _coverage
 
-FIELDS = ("images", "labels", "difficulty", "center", "radius", "angle")
+FIELDS = ("images", "labels", "difficulty", "center", "radius", "angle", "noise")
 
 
 @settings(max_examples=25, deadline=None)
@@ -30,6 +31,7 @@ def test_ranges_shapes_and_types(n, size, classes, seed):
     counts = batch.labels.bincount(minlength=classes)
     assert counts.max() - counts.min() <= 1
     torch.testing.assert_close(batch.radius, (0.40 - 0.26 * batch.difficulty) * size)
+    torch.testing.assert_close(batch.noise, 0.05 + 0.15 * batch.difficulty)
     # The disc lies in the picture, and the easier the image the nearer to its middle.
     offset = (batch.center - size / 2).abs().amax(1)
     assert (offset <= (size / 2 - batch.radius) * batch.difficulty + 1e-4).all()
@@ -41,6 +43,33 @@ def test_same_arguments_same_bytes_other_seed_other_images():
     for field in FIELDS:
         assert getattr(first, field).numpy().tobytes() == getattr(again, field).numpy().tobytes()
     assert not torch.equal(first.images, other.images)
+
+
+def test_the_same_bytes_as_when_the_recipe_was_fixed():
+    batch = data.shapes(50, size=16, seed=7)
+    digest = hashlib.sha256(
+        b"".join(getattr(batch, field).numpy().tobytes() for field in ("labels", "radius", "center"))
+    )
+    assert digest.hexdigest()[:16] == "ebb58e900d937433"
+    by_hand = data.shapes(50, size=16, seed=7, radius=batch.radius, noise=batch.noise)
+    assert torch.equal(by_hand.images, batch.images)
+
+
+def test_radius_and_noise_by_hand_change_nothing_else():
+    batch = data.shapes(300, seed=3)
+    radius = torch.linspace(2.3, 6.4, 300)
+    other = data.shapes(300, seed=3, radius=radius, noise=0.1)
+    for field in ("labels", "difficulty", "angle"):
+        assert torch.equal(getattr(other, field), getattr(batch, field))
+    assert torch.equal(other.radius, radius)
+    assert other.noise.unique().tolist() == pytest.approx([0.1])
+    offset = (other.center - 8).abs().amax(1)
+    assert (offset <= (8 - radius) * other.difficulty + 1e-4).all()
+    assert abs(torch.corrcoef(torch.stack([other.radius, other.difficulty]))[0, 1]) < 0.2
+    clean = data.shapes(300, seed=3, radius=radius, noise=0)
+    corner = clean.images[:, :, 0, 0]
+    assert (clean.images == corner[:, :, None, None]).all(1).flatten(1).float().mean(1).min() > 0.2  # flat background
+    assert data.shapes(0, radius=torch.zeros(0), noise=0.1).images.shape == (0, 3, 16, 16)
 
 
 def test_the_global_generators_play_no_part():
@@ -151,6 +180,11 @@ def test_names():
         ({"n": 1, "classes": 1}, "classes: got 1"),
         ({"n": 1, "classes": 11}, "classes: got 11"),
         ({"n": 1, "seed": -1}, "seed: got -1"),
+        ({"n": 2, "radius": 0.0}, "radius: got 0 to 0, expected above 0, at most 8"),
+        ({"n": 2, "radius": torch.tensor([4.0, 9.0])}, "radius: got 4 to 9"),
+        ({"n": 2, "radius": torch.ones(3)}, r"radius: got shape \(3,\)"),
+        ({"n": 2, "noise": -0.1}, "noise: got -0.1"),
+        ({"n": 2, "noise": float("nan")}, "noise: got a value that is not finite"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named):

@@ -1,0 +1,5 @@
+"""Spatial-wise methods: some pixels, or some resolutions, get more work than others (survey section 3, 2102.04906)."""
+
+from course_lib._lazy import attach
+
+__getattr__, __dir__ = attach(__name__, __path__)
