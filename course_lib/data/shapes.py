@@ -81,8 +81,8 @@ def shapes(
         size: height and width in pixels, at least 8.
         classes: 2 to 10; the first `classes` names of `SHAPE_CLASSES`.
         seed: a non-negative number.
-        radius: pixels, one for all images or (n,); above 0 and at most size / 2.
-        noise: standard deviation, one for all images or (n,); 0 or more.
+        radius: pixels, one for all images or (n,); from 0.5 to size / 2.
+        noise: standard deviation, one for all images or (n,); from 0 to 1.
 
     Raises:
         ValueError: for an argument outside these ranges.
@@ -104,13 +104,9 @@ def shapes(
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n, dtype=np.int64) % classes)
     difficulty = rng.random(n, dtype=np.float32)
-    sigma = 0.05 + 0.15 * difficulty if noise is None else _given("noise", noise, n)
-    if sigma.min(initial=0) < 0:
-        raise ValueError(f"noise: got {sigma.min():g}, expected 0 or more")
+    sigma = 0.05 + 0.15 * difficulty if noise is None else _given("noise", noise, n, (0, 1))
     by_difficulty = (0.40 - 0.26 * difficulty) * np.float32(size)
-    extent = by_difficulty if radius is None else _given("radius", radius, n)
-    if not ((extent > 0) & (extent <= size / 2)).all():
-        raise ValueError(f"radius: got {extent.min():g} to {extent.max():g}, expected above 0, at most {size / 2:g}")
+    extent = by_difficulty if radius is None else _given("radius", radius, n, (0.5, size / 2))
     freedom = (size / 2 - extent) * difficulty
     center = np.float32(size / 2) + rng.uniform(-1, 1, (n, 2)).astype(np.float32) * freedom[:, None]
     angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE, n).astype(np.float32)
@@ -132,13 +128,14 @@ def shapes(
     return Shapes(*(torch.from_numpy(a) for a in (images, labels, difficulty, center, extent, angle, sigma)))
 
 
-def _given(name: str, value: float | torch.Tensor, n: int) -> np.ndarray:
-    """One number for all images, or one each, as (n,) float32."""
+def _given(name: str, value: float | torch.Tensor, n: int, bounds: tuple[float, float]) -> np.ndarray:
+    """One number for all images, or one each, as (n,) float32 within bounds."""
     given = np.asarray(torch.as_tensor(value, dtype=torch.float32))
     if given.shape not in ((), (n,)):
         raise ValueError(f"{name}: got shape {given.shape}, expected one number or one for each of {n} images")
-    if not np.isfinite(given).all():
-        raise ValueError(f"{name}: got a value that is not finite, expected numbers")
+    low, high = bounds
+    if not ((given >= low) & (given <= high)).all():  # NaN is outside, too
+        raise ValueError(f"{name}: got {given.min():g} to {given.max():g}, expected numbers from {low:g} to {high:g}")
     return np.broadcast_to(given, n).copy()
 
 

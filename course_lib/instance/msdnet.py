@@ -70,7 +70,7 @@ def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1) -> list[n
     ]
 
 
-def _path(cin: int, cout: int, factor: int, *, stride: int) -> nn.Sequential:
+def bottleneck(cin: int, cout: int, factor: int, *, stride: int = 1) -> nn.Sequential:
     """h (stride 1) or h~ (stride 2): 1x1 bottleneck, then 3x3. `factor` is that of the scale it reads from."""
     width = min(cin, factor * cout)
     return nn.Sequential(*conv_bn_relu(cin, width, 1), *conv_bn_relu(width, cout, 3, stride=stride))
@@ -82,8 +82,8 @@ class Node(nn.Module):
     def __init__(self, own: int, finer: int | None, new: int, factors: tuple[int, int]) -> None:
         super().__init__()
         half = new if finer is None else new // 2
-        self.normal = _path(own, half, factors[1], stride=1)
-        self.down = None if finer is None else _path(finer, half, factors[0], stride=2)
+        self.normal = bottleneck(own, half, factors[1], stride=1)
+        self.down = None if finer is None else bottleneck(finer, half, factors[0], stride=2)
 
     def forward(self, own: Tensor, finer: Tensor | None) -> Tensor:
         """own: (N, C_s, H, W), finer: (N, C_{s-1}, 2H, 2W) -> (N, C_s + growth, H, W)."""
@@ -240,7 +240,7 @@ class MSDNet(AdaptiveInference, nn.Module):
 
     def start(self, x: Tensor) -> State:
         """Layer 0, at all scales: each is a strided convolution of the finer one.  x: (N, C, H, W)."""
-        self._check(x)
+        check_images(x, self.config.in_channels, self.config.size)
         state: State = []
         for conv in self.stem:
             x = conv(x)
@@ -274,7 +274,7 @@ class MSDNet(AdaptiveInference, nn.Module):
         """
         if convention not in ("macs", "published", "lazy"):
             raise ValueError(f"convention: got {convention!r}, expected 'macs', 'published' or 'lazy'")
-        self._check_size(size, size)
+        check_side(size, size, self.config.size)
         if (size, convention) not in self._costs:
             self._costs[size, convention] = self._count(size, convention)
         return list(self._costs[size, convention])
@@ -337,17 +337,20 @@ class MSDNet(AdaptiveInference, nn.Module):
             costs.append(float(total))
         return costs
 
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.config.in_channels:
-            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (N, {self.config.in_channels}, H, W)")
-        self._check_size(x.shape[2], x.shape[3])
 
-    def _check_size(self, height: int, width: int) -> None:
-        fixed = self.config.size
-        if fixed is not None and (height, width) != (fixed, fixed):
-            raise ValueError(f"size: got {height}x{width} pixels, expected {fixed}x{fixed}")
-        if height != width or height < 8 or height % 4:
-            raise ValueError(f"size: got {height}x{width} pixels, expected a square with a side of 8, 12, 16, ...")
+def check_images(x: Tensor, channels: int, fixed: int | None) -> None:
+    """Raise `ValueError` unless x is (N, channels, side, side) with a side that `check_side` accepts."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (N, {channels}, H, W)")
+    check_side(x.shape[2], x.shape[3], fixed)
+
+
+def check_side(height: int, width: int, fixed: int | None) -> None:
+    """Raise `ValueError` unless the image is a square of `fixed` pixels, or, for None, of 8, 12, 16, ..."""
+    if fixed is not None and (height, width) != (fixed, fixed):
+        raise ValueError(f"size: got {height}x{width} pixels, expected {fixed}x{fixed}")
+    if height != width or height < 8 or height % 4:
+        raise ValueError(f"size: got {height}x{width} pixels, expected a square with a side of 8, 12, 16, ...")
 
 
 def _stem(config: MSDNetConfig) -> nn.ModuleList:

@@ -21,7 +21,7 @@ from course_lib.plots.estimators import (
     soft_and_hard,
 )
 from course_lib.plots.exit_grid import exit_grid
-from course_lib.plots.lanes import lanes, lanes_dashboard, rank_correlation, size_and_noise
+from course_lib.plots.lanes import lanes, lanes_dashboard, size_and_noise
 from course_lib.plots.ledgers import needed_and_spent, needed_by_difficulty, two_ledgers
 from course_lib.plots.measuring import (
     Measured,
@@ -74,7 +74,6 @@ __all__ = [
     "noise_by_gates",
     "practice_and_exam",
     "queued_work",
-    "rank_correlation",
     "recorded_curves",
     "recorded_networks",
     "recorded_speed",

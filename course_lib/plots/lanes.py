@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch, Polygon
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from course_lib import decision
@@ -22,7 +23,7 @@ from course_lib.plots.style import BLUE, INK, ORANGE, SKIPPED, SPENT, VERMILION
 if TYPE_CHECKING:
     from course_lib.spatial.ranet import RANet
 
-__all__ = ["LaneBlock", "lane_blocks", "lanes", "lanes_dashboard", "rank_correlation", "size_and_noise"]
+__all__ = ["LaneBlock", "lane_blocks", "lanes", "lanes_dashboard", "size_and_noise"]
 
 _MILLION = 1e6
 _SMALL = 8.5  # points; the smallest type
@@ -304,25 +305,6 @@ def _dashboard_cost(ax: Axes, costs: Sequence[float], taken: int) -> None:
 # Size or noise -------------------------------------------------------------------------------------------------------
 
 
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two (N,) tensors: 1 where b only rises with a, -1 where it only falls.
-
-    Equal values share the mean of their ranks. NaN where one of them is constant.
-
-    >>> round(rank_correlation(torch.tensor([1.0, 5.0, 2.0]), torch.tensor([30, 10, 20])), 6)
-    -1.0
-    """
-    if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"a, b: got shapes {tuple(a.shape)} and {tuple(b.shape)}, expected (N,) twice")
-    ranks = []
-    for values in (a, b):
-        _, where, counts = values.unique(return_inverse=True, return_counts=True)
-        ends = counts.cumsum(0).double()
-        centred = (ends - (counts.double() - 1) / 2)[where]
-        ranks.append(centred - centred.mean())
-    return float((ranks[0] * ranks[1]).sum() / (ranks[0].norm() * ranks[1].norm()))
-
-
 def size_and_noise(radius: Tensor, noise: Tensor, exit_index: Tensor, exits: int) -> Figure:
     """Which of two things sends an image to a late exit: radius and noise by exit, and the mean exit over both.
 
@@ -335,7 +317,7 @@ def size_and_noise(radius: Tensor, noise: Tensor, exit_index: Tensor, exits: int
         ax.boxplot(groups, whis=(5, 95), showfliers=False, patch_artist=True, boxprops=look,
                    medianprops={"color": VERMILION, "lw": 2})  # fmt: skip
         ax.set(xlabel="exit taken", ylabel=name, ylim=(0, None))
-        ax.set_title(f"rank correlation {rank_correlation(values, exit_index):.2f}", fontsize=9)
+        ax.set_title(f"rank correlation {spearmanr(values, exit_index).statistic:.2f}", fontsize=9)
     _mean_exit(axes[2], radius, noise, exit_index)
     return figure
 

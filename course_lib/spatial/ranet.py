@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from course_lib.decision import AdaptiveInference
 from course_lib.decision.early_exit import CostConvention, State
-from course_lib.instance.msdnet import Head, conv_bn_relu, operations
+from course_lib.instance.msdnet import Head, bottleneck, check_images, check_side, conv_bn_relu, operations
 
 GrowthMode = Literal["even", "linear"]
 
@@ -109,12 +109,6 @@ class RANetConfig:
         return tuple(lanes)
 
 
-def _path(cin: int, cout: int, factor: int, *, stride: int = 1) -> nn.Sequential:
-    """1x1 bottleneck, then 3x3. `factor` is that of the lane it reads from."""
-    width = min(cin, factor * cout)
-    return nn.Sequential(*conv_bn_relu(cin, width, 1), *conv_bn_relu(width, cout, 3, stride=stride))
-
-
 def _resize(x: Tensor, like: Tensor) -> Tensor:
     """Bilinear, corner pixels on corner pixels, up and down alike."""
     same = x.shape[2:] == like.shape[2:]
@@ -135,8 +129,8 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         fused = 0 if low is None else int(compress * growth)
-        self.own = _path(own, growth - fused, factors[0], stride=2 if shrinks else 1)
-        self.low = None if low is None else _path(low, fused, factors[1])
+        self.own = bottleneck(own, growth - fused, factors[0], stride=2 if shrinks else 1)
+        self.low = None if low is None else bottleneck(low, fused, factors[1])
         self.reads = low
 
     def forward(self, x: Tensor, low: Tensor | None) -> Tensor:
@@ -308,7 +302,7 @@ class RANet(AdaptiveInference, nn.Module):
 
     def start(self, x: Tensor) -> State:
         """The stem: maps for all lanes, each a convolution of the finer one, kept until its lane runs."""
-        self._check(x)
+        check_images(x, self.config.in_channels, self.config.size)
         maps: list[Tensor | None] = []
         for conv in self.stem:
             x = conv(x)
@@ -346,7 +340,7 @@ class RANet(AdaptiveInference, nn.Module):
         """The same costs taken apart into stem, blocks and heads."""
         if convention not in ("macs", "published", "lazy"):
             raise ValueError(f"convention: got {convention!r}, expected 'macs', 'published' or 'lazy'")
-        self._check_size(size, size)
+        check_side(size, size, self.config.size)
         published = convention == "published"
         if (size, published) not in self._parts:
             self._parts[size, published] = self._count(size, published)
@@ -400,18 +394,6 @@ class RANet(AdaptiveInference, nn.Module):
             blocks.append(tuple(costs))
         on, ends = zip(*places, strict=True)
         return CostParts(tuple(stem), tuple(blocks), tuple(heads), on, ends)
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.config.in_channels:
-            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (N, {self.config.in_channels}, H, W)")
-        self._check_size(x.shape[2], x.shape[3])
-
-    def _check_size(self, height: int, width: int) -> None:
-        fixed = self.config.size
-        if fixed is not None and (height, width) != (fixed, fixed):
-            raise ValueError(f"size: got {height}x{width} pixels, expected {fixed}x{fixed}")
-        if height != width or height < 8 or height % 4:
-            raise ValueError(f"size: got {height}x{width} pixels, expected a square with a side of 8, 12, 16, ...")
 
 
 def _stem(config: RANetConfig) -> nn.ModuleList:

@@ -34,6 +34,9 @@
 # | [start/why_adapt](why_adapt.ipynb) | Why should every input cost the same? | a CNN, softmax, PyTorch tensors | 30 | 45 |
 # | [start/measuring](measuring.ipynb) | When is less work really faster? | [why_adapt](why_adapt.ipynb) | 40 | 30 |
 # | [instance/msdnet](../instance/msdnet.ipynb) | When is a network sure enough to stop? | [measuring](measuring.ipynb) | 70 | 70 |
+# | [spatial/ranet](../spatial/ranet.ipynb) | How sharp must a picture be? | [msdnet](../instance/msdnet.ipynb) | 55 | 75 |
+# | [instance/l2w](../instance/l2w.ipynb) | Should every exit learn from every image? | [msdnet](../instance/msdnet.ipynb), the chain rule | 55 | 90 |
+# | [training/gradients](../training/gradients.ipynb) | How does a yes or a no learn? | back-propagation, expectation | 60 | 60 |
 
 # %% [markdown]
 # ## The tasks
@@ -43,6 +46,9 @@
 # | [Exercises: why_adapt](../../exercises/start/why_adapt.ipynb) | the cost of a convolution; mean cost; really skipping samples; a fair clock |
 # | [Exercises: measuring](../../exercises/start/measuring.ipynb) | intensity; the roofline's bound; calibration error; what a shrinking batch costs |
 # | [Exercises: msdnet](../../exercises/instance/msdnet.ipynb) | exit shares; solving for a budget; thresholds; inference that lets finished images go |
+# | [Exercises: ranet](../../exercises/spatial/ranet.ipynb) | exits of each lane; what an exit costs; the widths of a fusion; inference over lanes |
+# | [Exercises: l2w](../../exercises/instance/l2w.ipynb) | centring weights; who is judged where; the meta-gradient by hand; the look-ahead step |
+# | [Exercises: gradients](../../exercises/training/gradients.ipynb) | the exact gradient; straight-through; REINFORCE; Gumbel noise |
 
 # %% [markdown]
 # ## Reading orders
@@ -51,20 +57,24 @@
 # chapter needs. A name without a link is a chapter to come; until it stands, its place in the order is left out.
 #
 # - **From the beginning.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
-#   [msdnet](../instance/msdnet.ipynb), then *ranet*, *l2w*, *gradients*, *sparse_conv*, *lasnet*, *skimming*,
-#   *adafocus*, *dapl*, *cg_p*.
+#   [msdnet](../instance/msdnet.ipynb), [ranet](../spatial/ranet.ipynb), [l2w](../instance/l2w.ipynb),
+#   [gradients](../training/gradients.ipynb), then *sparse_conv*, *lasnet*, *skimming*, *adafocus*, *dapl*, *cg_p*.
 # - **A weekend alone.** Saturday morning [why_adapt](why_adapt.ipynb) and [measuring](measuring.ipynb) (2 h 30 with
 #   the tasks); Saturday afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday: the
 #   fourth task of msdnet, and then *put one exit on a network of your own and show the gain in milliseconds*. Later
 #   *sparse_conv* takes the Sunday.
 # - **A performance engineer.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *sparse_conv*, the part of
-#   *gradients* on Gumbel noise, *lasnet*.
-# - **Language.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *gradients*, *skimming*, *dapl*.
-# - **Video.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *gradients*, *adafocus*.
+#   [gradients](../training/gradients.ipynb) on Gumbel noise, *lasnet*.
+# - **Language.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
+#   [gradients](../training/gradients.ipynb), *skimming*, *dapl*.
+# - **Video.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
+#   [gradients](../training/gradients.ipynb), *adafocus*.
 # - **Optimisation.** [why_adapt](why_adapt.ipynb), *cg_p*; it needs nothing else.
-# - **Theory of training.** [msdnet](../instance/msdnet.ipynb), *l2w*, *gradients*.
+# - **Theory of training.** [msdnet](../instance/msdnet.ipynb), [l2w](../instance/l2w.ipynb),
+#   [gradients](../training/gradients.ipynb).
 # - **Half a course, six weeks.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
-#   [msdnet](../instance/msdnet.ipynb), *gradients*, *sparse_conv* (first sitting), *lasnet*.
+#   [msdnet](../instance/msdnet.ipynb), [gradients](../training/gradients.ipynb), *sparse_conv* (first sitting),
+#   *lasnet*.
 
 # %% [markdown]
 # ## The map
@@ -131,8 +141,8 @@
 # | Dynamic transformation | Move, turn or zoom the input before it is read. |
 # | Hard attention with a recurrent network | Look at one small glimpse after another; the last glimpse says where to look next. |
 # | Hard attention without one | Glance at the whole, then crop where the answer is. |
-# | Adaptive scaling ratio | Predict how small the picture may be made. |
-# | Dynamic resolution in multi-scale networks | Try the coarse sub-network first, go finer only when unsure. |
+# | [Adaptive scaling ratio](../spatial/ranet.ipynb) | Predict how small the picture may be made. |
+# | [Dynamic resolution in multi-scale networks](../spatial/ranet.ipynb) | Try the coarse sub-network first, go finer only when unsure. |
 #
 # ### Temporal-wise: which words, frames, tokens
 #
@@ -153,14 +163,15 @@
 # | leaf | the idea in one line |
 # |---|---|
 # | [Confidence criteria](../instance/msdnet.ipynb) | Stop when the probability, margin or entropy passes a threshold set on held-out data. |
-# | Policy networks | A separate network decides, usually trained by rewards. |
-# | Gating functions | A small module inside the backbone decides, trained with it. |
+# | [Policy networks](../training/gradients.ipynb) | A separate network decides, usually trained by rewards. |
+# | [Gating functions](../training/gradients.ipynb) | A small module inside the backbone decides, trained with it. |
 # | [Multi-exit training](../instance/msdnet.ipynb) | All exits are trained together, by the sum of their losses. |
-# | Encouraging sparsity | A term in the loss pays for executed work, or gates stay open for ever. |
+# | [Multi-exit training, weighted](../instance/l2w.ipynb) | Each image counts most at the exit where it will leave. |
+# | [Encouraging sparsity](../training/gradients.ipynb) | A term in the loss pays for executed work, or gates stay open for ever. |
 # | Other objectives | The last exit teaches the earlier ones, and more. |
-# | Gradient estimation | Pretend, when going backward, that a hard decision was a smooth one. |
-# | Reparameterisation | Replace a random choice by a smooth function of noise. |
-# | Reinforcement learning | Reward decisions that were right and cheap; unbiased and noisy. |
+# | [Gradient estimation](../training/gradients.ipynb) | Pretend, when going backward, that a hard decision was a smooth one. |
+# | [Reparameterisation](../training/gradients.ipynb) | Replace a random choice by a smooth function of noise. |
+# | [Reinforcement learning](../training/gradients.ipynb) | Reward decisions that were right and cheap; unbiased and noisy. |
 #
 # ### Applications and open problems
 #
@@ -168,7 +179,7 @@
 # |---|---|
 # | Applications | Recognition, detection, segmentation, video, language, point clouds, and beyond efficiency: adapting to new domains. |
 # | [Theory versus practice](measuring.ipynb) | Multiplications saved are not seconds saved: this is the question of the second chapter. |
-# | Theory | What is the best rule to decide, and what does it mean that each exit sees a selected set of inputs? |
+# | [Theory](../instance/l2w.ipynb) | What is the best rule to decide, and what does it mean that each exit sees a selected set of inputs? |
 # | Architectures | Most adaptive networks are static designs with something added. |
 # | More tasks | Exits for detection, segmentation, generation. |
 # | Robustness | An attacker may aim at the cost instead of the answer. |
@@ -181,9 +192,6 @@
 #
 # | to come | the question | needs | reading, min | exercises, min |
 # |---|---|---|---|---|
-# | spatial/ranet | How sharp must a picture be? | msdnet | 55 | 75 |
-# | instance/l2w | Should every exit learn from every image? | msdnet, chain rule | 55 | 90 |
-# | training/gradients | How does a yes or a no learn? | back-propagation, expectation | 60 | 60 |
 # | spatial/sparse_conv | Can a machine skip pixels and finish earlier? | measuring, convolution as matrix product | 75 | 85 |
 # | spatial/lasnet | How large must a patch be to be worth skipping? | sparse_conv, gradients | 65 | 75 |
 # | temporal/skimming | Which words may stay unread? | gradients, a recurrent cell | 60 | 70 |
