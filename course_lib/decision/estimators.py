@@ -30,6 +30,7 @@ from torch.nn import functional
 
 #: Above this number of outcomes `expected_value` refuses.
 MAX_OUTCOMES = 2**16
+_LARGEST_LOG_RATIO = 80.0
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -97,6 +98,7 @@ def gumbel_softmax(
     Args:
         logits: unnormalised log-probabilities, K of them along `dim`. Not probabilities.
         tau: temperature above 0. Small: nearly one-hot, and large gradients seldom; large: smooth, far from one-hot.
+            Below the smallest normal number of the computing dtype (1e-38 in float32) it counts as that number.
         hard: forward the one-hot of the largest entry, backward the soft sample (straight-through).
 
     Returns:
@@ -111,8 +113,8 @@ def gumbel_softmax(
     >>> sorted(one.flatten().tolist())
     [0.0, 0.0, 1.0]
     """
-    _check_tau(tau)
     wide = _bounded(_wide(logits))
+    tau = _temperature(tau, wide.dtype)
     score = wide + gumbel_noise(wide, generator=generator)
     if hard:  # before the division, in which far apart and equal may become the same
         choice = torch.zeros_like(score).scatter_(dim, score.argmax(dim, keepdim=True), 1.0)
@@ -130,7 +132,7 @@ def gumbel_sigmoid(
 
     Args:
         logits: any shape, float.
-        tau: temperature above 0.
+        tau: temperature above 0, as in `gumbel_softmax`.
         hard: forward exactly 0 or 1, and 1 with probability sigma(logits); backward the soft sample.
 
     Raises:
@@ -139,8 +141,8 @@ def gumbel_sigmoid(
     >>> gumbel_sigmoid(torch.tensor([-torch.inf, torch.inf]), tau=1.0).tolist()
     [0.0, 1.0]
     """
-    _check_tau(tau)
     wide = _wide(logits)
+    tau = _temperature(tau, wide.dtype)
     score = wide + gumbel_noise(wide, generator=generator) - gumbel_noise(wide, generator=generator)
     soft = (score / tau).sigmoid()
     return (straight_through(score > 0, soft) if hard else soft).to(logits.dtype)
@@ -205,7 +207,8 @@ def bernoulli_log_prob(logits: Tensor, gates: Tensor) -> Tensor:
     """
     if gates.shape != logits.shape:
         raise ValueError(f"gates: got shape {tuple(gates.shape)}, expected that of logits, {tuple(logits.shape)}")
-    return functional.logsigmoid(torch.where(gates > 0.5, logits, -logits))
+    wide = _wide(logits)
+    return functional.logsigmoid(torch.where(gates > 0.5, wide, -wide)).to(logits.dtype)
 
 
 def reinforce_loss(log_prob: Tensor, reward: Tensor, baseline: Tensor | float | None = None) -> Tensor:
@@ -216,11 +219,14 @@ def reinforce_loss(log_prob: Tensor, reward: Tensor, baseline: Tensor | float | 
     Args:
         log_prob: log-probability of what was decided, summed over everything the reward is for; any shape, say (N,).
         reward: same shape, larger is better.
-        baseline: what is taken off the reward: a number or anything that broadcasts. It must not depend on the decision
-            it is used for; then it changes the variance and not the mean.
+        baseline: what is taken off the reward: a number, or a tensor that broadcasts to the reward's shape. It must not
+            depend on the decision it is used for; then it changes the variance and not the mean.
 
     Returns:
         A scalar; 0 where there is no sample.
+
+    Raises:
+        ValueError: shapes differ, or `baseline` would widen that of `reward`, as (N, 1) against (N,) does.
 
     >>> logits = torch.zeros(2, requires_grad=True)
     >>> log_prob = bernoulli_log_prob(logits, torch.tensor([1.0, 0.0]))
@@ -228,15 +234,25 @@ def reinforce_loss(log_prob: Tensor, reward: Tensor, baseline: Tensor | float | 
     [-0.25, 0.75]
     """
     _same_shape("reward", reward, log_prob)
-    advantage = reward if baseline is None else reward - baseline
-    return -_mean(advantage.detach() * log_prob)
+    wide = _wide(log_prob, "log_prob")
+    advantage = reward.detach().to(wide.dtype)
+    if baseline is not None:
+        held = torch.as_tensor(baseline).detach().to(wide)
+        pairs = zip(reversed(held.shape), reversed(reward.shape), strict=False)
+        if held.ndim > reward.ndim or any(size not in (1, full) for size, full in pairs):
+            raise ValueError(
+                f"baseline: got shape {tuple(held.shape)}, expected one that broadcasts to {tuple(reward.shape)}"
+            )
+        advantage = advantage - held
+    return -_mean(advantage * wide).to(log_prob.dtype)
 
 
 def ppo_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, clip: float = 0.2) -> Tensor:
     """PPO's clipped objective as a loss: the mean of -min(ratio * A, clip(ratio, 1 - clip, 1 + clip) * A).
 
     ratio = P_now / P_then of what was decided. At ratio 1 (one step a batch) this has the plain policy gradient; where
-    a step would push the ratio further out than `clip`, the gradient is 0.
+    a step would push the ratio further out than `clip`, the gradient is 0. Ratios are numbers: above e^80 they count as
+    e^80, without a gradient, and what both policies exclude (-inf twice) counts as unchanged, without one, too.
 
     Args:
         log_prob: under the policy being trained, any shape.
@@ -257,9 +273,12 @@ def ppo_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, clip:
     _same_shape("advantage", advantage, log_prob)
     if not clip >= 0:
         raise ValueError(f"clip: got {clip}, expected 0 or more")
-    advantage = advantage.detach()
-    ratio = (log_prob - old_log_prob.detach()).exp()
-    return -_mean(torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage))
+    now, then = _wide(log_prob, "log_prob"), _wide(old_log_prob.detach(), "old_log_prob")
+    advantage = advantage.detach().to(now.dtype)
+    excluded = now.isneginf() & then.isneginf()  # inf - inf would be NaN, and so would a slope of 0 times e^inf
+    ratio = (now - then).masked_fill(excluded, 0).clamp(max=_LARGEST_LOG_RATIO).exp()
+    worse = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return -_mean(worse).to(log_prob.dtype)
 
 
 def discounted_returns(reward: Tensor, gamma: float) -> Tensor:
@@ -302,12 +321,13 @@ class MovingAverage:
         self.value: Tensor | None = None
 
     def __call__(self, reward: Tensor) -> Tensor:
-        """The baseline for `reward` (any shape, larger is better), a scalar; then `reward` is taken in."""
+        """The baseline for `reward` (any shape and dtype, larger is better), a float scalar; then takes `reward` in."""
         before = self.value
+        wide = reward.detach().to(torch.promote_types(reward.dtype, torch.float32))
         if reward.numel():
-            now = reward.detach().mean()
+            now = wide.mean()
             self.value = now if before is None else self.decay * before + (1 - self.decay) * now
-        return reward.new_zeros(()) if before is None else before
+        return wide.new_zeros(()) if before is None else before
 
 
 def self_critical(logits: Tensor, reward: Callable[[Tensor], Tensor]) -> Tensor:
@@ -333,10 +353,11 @@ def expected_value(logits: Tensor, objective: Callable[[Tensor], Tensor]) -> Ten
     Args:
         logits: (n,) of n independent gates, or (n, K) of n independent choices out of K.
         objective: all outcomes at once -> their values (outcomes,). Outcomes are (2^n, n) gates of 0.0 and 1.0, or
-            (K^n, n) int64 indices. Its own parameters receive their exact gradient, too.
+            (K^n, n) int64 indices. Its own parameters receive their exact gradient, too. What it says of an outcome
+            without probability does not count, and may be infinite.
 
     Returns:
-        A scalar.
+        A scalar in the dtype of `logits`.
 
     Raises:
         ValueError: another rank, more than 65,536 outcomes, or values in another shape.
@@ -357,13 +378,13 @@ def expected_value(logits: Tensor, objective: Callable[[Tensor], Tensor]) -> Ten
     if logits.ndim == 1:
         # sigma(-a), not 1 - sigma(a): no digits are lost where a gate is nearly certain
         table = torch.stack([(-wide).sigmoid(), wide.sigmoid()], 1)
-        values = objective(outcomes.to(wide.dtype))
+        values = objective(outcomes.to(logits.dtype))
     else:
         table, values = _bounded(wide).softmax(1), objective(outcomes)
     if values.shape != (len(outcomes),):
         raise ValueError(f"objective: got values of shape {tuple(values.shape)}, expected ({len(outcomes)},)")
     probability = table[torch.arange(number, device=logits.device), outcomes].prod(1)
-    return (probability * values).sum()
+    return (probability * values.masked_fill(probability == 0, 0)).sum().to(logits.dtype)
 
 
 # Shared --------------------------------------------------------------------------------------------------------------
@@ -375,10 +396,16 @@ def _check_tau(tau: float, name: str = "tau") -> None:
         raise ValueError(f"{name}: got {tau}, expected a finite temperature above 0")
 
 
-def _wide(x: Tensor) -> Tensor:
+def _temperature(tau: float, dtype: torch.dtype) -> float:
+    """`tau`, checked, and large enough that 1 / tau is a number: infinite slopes times 0 would be NaN."""
+    _check_tau(tau)
+    return max(tau, torch.finfo(dtype).tiny)
+
+
+def _wide(x: Tensor, name: str = "logits") -> Tensor:
     """float32 at least: noise, exponentials and sums of half precision are not worth having."""
     if not x.is_floating_point():
-        raise TypeError(f"logits: got dtype {x.dtype}, expected a floating-point tensor")
+        raise TypeError(f"{name}: got dtype {x.dtype}, expected a floating-point tensor")
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 

@@ -81,15 +81,19 @@ def root_mean_square(values: Tensor) -> float:
 def bias_and_spread(errors: Mapping[str, EstimatorError]) -> Figure:
     """Two rows of bars, root mean squares over p: how far the mean is off, and how far one estimate scatters.
 
-    The tick on a bias bar is what bias would be seen of an unbiased estimator, from that many samples.
+    The tick on a bias bar is what bias would be seen of an unbiased estimator, from that many samples. The dotted line
+    is the exact gradient's own size: an estimate that says nothing, always 0, is wrong by that much.
     """
     names, rows = list(errors), np.arange(len(errors))
     bias = [root_mean_square(error.bias) for error in errors.values()]
     noise = [root_mean_square(error.standard_error) for error in errors.values()]
     spread = [root_mean_square(error.spread) for error in errors.values()]
+    size = max(root_mean_square(error.exact) for error in errors.values())
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 0.8 + 0.34 * len(rows)), sharey=True)
     left.barh(rows, bias, height=0.6, color=VERMILION, hatch="..", edgecolor="white")
     left.plot(noise, rows, linestyle="", marker="|", markersize=13, markeredgewidth=2, color=BLACK)
+    left.axvline(size, color=BLACK, linestyle=":", linewidth=1.6, zorder=3)
+    left.text(0.04 * max(bias) + size, len(rows) - 1.5, f"dotted: the gradient itself, {size:.3f}", fontsize=8)
     right.barh(rows, spread, height=0.6, **SPENT)
     left.set(title="bias (tick: what noise alone would show)", xlabel="wrong by")
     right.set(title="spread of one estimate", xlabel="standard deviation")
@@ -99,7 +103,9 @@ def bias_and_spread(errors: Mapping[str, EstimatorError]) -> Figure:
         ax.grid(visible=False, axis="y")
         ax.set_xlim(0, 1.18 * max(values))
         for row, value in enumerate(values):
-            ax.text(value + 0.02 * max(values), row, f"{value:.3f}", va="center", fontsize=8)
+            at = (value + 0.02 * max(values), row)
+            back = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line passes behind the number
+            ax.text(*at, f"{value:.3f}", va="center", fontsize=8, bbox=back, zorder=4)
     return figure
 
 

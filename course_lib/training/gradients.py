@@ -181,8 +181,16 @@ class EstimatorError:
 def measure_estimator(
     estimator: Estimator, p: Tensor, problem: GateProblem | None = None, *, samples: int = 4000, seed: int = 0
 ) -> EstimatorError:
-    """Bias and spread of an estimator at each probability in p (G,), against the exact gradient of `problem`."""
+    """Bias and spread of an estimator at each probability in p (G,), against the exact gradient of `problem`.
+
+    Raises:
+        ValueError: p is empty or leaves (0, 1), or there are fewer than 2 samples, which have no spread.
+    """
     problem = problem or GateProblem()
+    if not p.numel():
+        raise ValueError("p: got no probability, expected (G,) of them, at least one")
+    if samples < 2:
+        raise ValueError(f"samples: got {samples}, expected at least 2")
     draws = torch.stack(
         [
             gradient_samples(estimator, q, problem, samples=samples, seed=seed + i)[:, 0]
@@ -213,8 +221,17 @@ def settle(
 
     Returns:
         (steps + 1,) the first gate's probability before and after each step.
+
+    Raises:
+        ValueError: `start` is not inside (0, 1), `steps` is negative or `batch` is not positive.
     """
     problem = problem or GateProblem()
+    if not 0 < start < 1:
+        raise ValueError(f"start: got {start}, expected a probability inside (0, 1)")
+    if steps < 0:
+        raise ValueError(f"steps: got {steps}, expected 0 or more")
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, expected at least 1")
     logits = torch.full((problem.number,), start, dtype=torch.float64).logit().requires_grad_()
     generator = torch.Generator().manual_seed(seed)
     path = [start]
@@ -306,7 +323,8 @@ def _soft(logits: Tensor, generator: torch.Generator) -> Tensor:
     return logits.sigmoid()
 
 
-#: What `train_gated` can train a gate with: every estimator but the exact one, and a gate that never decides.
+#: What `train_gated` can train a gate with: the estimators that need neither all outcomes (the exact one) nor a second
+#: run of the network (self-critical), and a gate that never decides.
 GATE_TRAINING = ("sigmoid", *SAMPLERS, "REINFORCE", "REINFORCE, mean baseline")
 
 
@@ -324,6 +342,7 @@ def train_gated(
     """Train a `GatedNetwork` on `two_regions`, its gate with the estimator called `name`.
 
     The loss is the cross-entropy plus a term for open gates: 2 * (mean gate - 0.4)^2, or `price * gate` if given.
+    Seeded throughout, and torch's own random numbers stay where they were.
 
     Args:
         name: one of `GATE_TRAINING`. "sigmoid" mixes both paths, which is no decision at all.
@@ -332,13 +351,18 @@ def train_gated(
         start: the gate's logit before training.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or no step or sample to train on.
     """
     if name not in GATE_TRAINING:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(GATE_TRAINING)}")
-    torch.manual_seed(seed)
+    for key, value in (("steps", steps), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{key}: got {value}, expected at least 1")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = GatedNetwork(start=start)
     generator = torch.Generator().manual_seed(seed)
-    data, model = two_regions(4000, seed=1), GatedNetwork(start=start)
+    data = two_regions(4000, seed=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     by_reward = name.startswith("REINFORCE")
     sampler = bernoulli if by_reward else {"sigmoid": _soft, **SAMPLERS}[name]

@@ -143,7 +143,8 @@ def reinforce_loss(logits: Tensor, gates: Tensor, loss: Tensor, baseline: float)
 
     Returns:
         A scalar tensor. With logits `[[0.]]`, gates `[[1.]]`, loss `[2.]` and baseline 0.5
-        its gradient with respect to the logits is `[[0.75]]`.
+        its gradient with respect to the logits is `[[0.75]]`. The gradient is finite also
+        for gates that are nearly certain, at logits of 20 and -20.
     """
     ### BEGIN SOLUTION
     log_prob = torch.where(gates > 0.5, logsigmoid(logits), logsigmoid(-logits)).sum(1)
@@ -186,7 +187,8 @@ def gumbel_choice(logits: Tensor, uniform: Tensor, tau: float) -> Tensor:
 
     Returns:
         (N, K) float, rows summing to 1: for tau > 0 the softmax of (logits + g) / tau. For
-        tau = 0 its limit: 1 where logits + g is largest in the row, 0 elsewhere.
+        tau = 0 its limit: 1 where logits + g is largest in the row, 0 elsewhere. For
+        tau > 0 it carries a gradient to the logits.
 
     `gumbel_choice(torch.zeros(1, 2), torch.tensor([[0.5, 0.9]]), 1.0)` is about
     `[[0.132, 0.868]]`, and `[[0, 1]]` for tau 0.

@@ -180,11 +180,11 @@ def test_names():
         ({"n": 1, "classes": 1}, "classes: got 1"),
         ({"n": 1, "classes": 11}, "classes: got 11"),
         ({"n": 1, "seed": -1}, "seed: got -1"),
-        ({"n": 2, "radius": 0.0}, "radius: got 0 to 0, expected above 0, at most 8"),
+        ({"n": 2, "radius": 0.0}, "radius: got 0 to 0, expected numbers from 0.5 to 8"),
         ({"n": 2, "radius": torch.tensor([4.0, 9.0])}, "radius: got 4 to 9"),
         ({"n": 2, "radius": torch.ones(3)}, r"radius: got shape \(3,\)"),
-        ({"n": 2, "noise": -0.1}, "noise: got -0.1"),
-        ({"n": 2, "noise": float("nan")}, "noise: got a value that is not finite"),
+        ({"n": 2, "noise": -0.1}, "noise: got -0.1 to -0.1, expected numbers from 0 to 1"),
+        ({"n": 2, "noise": float("nan")}, "noise: got nan"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named):

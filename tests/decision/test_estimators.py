@@ -126,6 +126,26 @@ def test_logits_must_be_real_numbers():
         decision.gumbel_softmax(torch.tensor([0, 1]), tau=1.0)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_no_gate_is_drawn_and_no_gradient_lost(shape: tuple[int, ...]):
+    logits = leaf(torch.empty(shape))
+    drawn = {**sampled_gates(logits), "threshold": decision.straight_through_gate(logits, sample=False)}
+    drawn["bit"] = decision.semantic_hash(logits, training=False)
+    for name, gates in drawn.items():
+        assert gates.shape == shape, name
+        if name != "bit":
+            assert grad(gates.sum(), logits)[0].shape == shape
+    assert decision.gumbel_softmax(torch.empty(0, 3), tau=1.0, hard=True).shape == (0, 3)
+    assert decision.gumbel_noise(logits).shape == shape
+
+
+def test_a_certain_gate_thresholded_or_hashed_is_its_value():
+    logits = leaf(CERTAIN)
+    gate = decision.straight_through_gate(logits, sample=False)
+    assert gate.tolist() == decision.semantic_hash(logits, training=False).tolist() == [0.0, 1.0]
+    assert grad(gate.sum(), logits)[0].tolist() == [0.0, 0.0]
+
+
 # Gumbel --------------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +185,17 @@ def test_near_temperature_zero_a_soft_sample_is_the_arg_max(tau: float, seed: in
     assert torch.equal(soft, hard)
     gate = decision.gumbel_sigmoid(LOGITS, tau=tau, generator=generator(seed))
     assert set(gate.tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("tau", [1e-38, 1e-50, 5e-324])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_smallest_temperatures_have_finite_gradients(tau: float, dtype: torch.dtype):
+    weights = torch.arange(5).to(dtype)
+    for sample in (decision.gumbel_softmax, decision.gumbel_sigmoid):
+        logits = leaf(LOGITS.to(dtype))
+        out = sample(logits, tau=tau, generator=generator())
+        assert set(out.tolist()) <= {0.0, 1.0}
+        assert bool(grad((weights * out).sum(), logits)[0].isfinite().all())
 
 
 def test_a_high_temperature_forgets_the_sample():
@@ -300,6 +331,42 @@ def test_a_baseline_leaves_the_mean_and_lowers_the_variance():
     assert spreads["mean"] < spreads["greedy"] < spreads["none"] / 2
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (2, 3), (1, 3), (2,)])
+def test_a_baseline_must_not_widen_the_reward(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"baseline: got shape .* expected one that broadcasts to \(3,\)"):
+        decision.reinforce_loss(leaf(torch.zeros(3)), torch.ones(3), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("baseline", [2, 2.0, torch.tensor(2.0), torch.tensor([2.0]), torch.full((3,), 2.0)])
+def test_baselines_that_mean_the_same_give_the_same(baseline: float | Tensor):
+    log_prob = leaf([-1.0, -2.0, -3.0])
+    loss = decision.reinforce_loss(log_prob, torch.tensor([3, 1, 2]), baseline)
+    assert grad(loss, log_prob)[0].tolist() == pytest.approx([-1 / 3, 1 / 3, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype):
+    logits = leaf(torch.full((4096,), -3.0, dtype=dtype))
+    log_prob = decision.bernoulli_log_prob(logits, torch.ones(4096, dtype=dtype))
+    assert log_prob.dtype == dtype
+    rounded = torch.nn.functional.logsigmoid(torch.tensor(-3.0)).to(dtype)
+    assert bool((log_prob == rounded).all())
+    # 4096 values summed in half precision would stall or overflow, their mean is a small number
+    reward = torch.full((4096,), 100.0, dtype=dtype)
+    for loss in (
+        decision.reinforce_loss(log_prob, reward),
+        decision.ppo_loss(log_prob, torch.zeros(4096, dtype=dtype) + rounded, -reward),
+    ):
+        assert loss.dtype == dtype
+        assert abs(float(loss.detach())) == pytest.approx(100 * abs(float(rounded)) if loss > 101 else 100, rel=0.01)
+        assert grad(loss, logits, retain_graph=True)[0].dtype == dtype
+
+
+def test_losses_want_real_log_probabilities():
+    with pytest.raises(TypeError, match="log_prob: got dtype torch.int64"):
+        decision.reinforce_loss(torch.tensor([0]), torch.tensor([1.0]))
+
+
 def test_reward_and_baseline_are_held_constant():
     logits, reward, baseline = leaf([0.3]), leaf([2.0]), leaf([0.5])
     loss = decision.reinforce_loss(decision.bernoulli_log_prob(logits, torch.ones(1)), reward, baseline)
@@ -327,6 +394,19 @@ def test_moving_average_answers_before_it_listens():
     assert float(baseline(torch.tensor([1.0]))) == pytest.approx(4.0)
     with pytest.raises(ValueError, match="decay: got 1"):
         decision.MovingAverage(1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16])
+def test_moving_average_takes_rewards_of_any_dtype(dtype: torch.dtype):
+    baseline = decision.MovingAverage(decay=0.5)
+    reward = torch.tensor([1, 0, 1, 0]).to(dtype)
+    log_prob = leaf(torch.full((4,), -1.0))
+    for expected in (0.0, 0.5):
+        before = baseline(reward)
+        assert before.dtype == torch.float32
+        assert float(before) == expected
+    (gradient,) = grad(decision.reinforce_loss(log_prob, reward, before), log_prob)
+    assert gradient.tolist() == [-0.125, 0.125, -0.125, 0.125]
 
 
 def test_self_critical_runs_the_most_likely_gates_without_a_gradient():
@@ -366,6 +446,26 @@ def test_ppo_value_is_the_worse_of_both():
     assert float(loss) == pytest.approx(-(1.2 - 0.8) / 2)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "log_ratio"), [(torch.float32, 100.0), (torch.float16, 12.0), (torch.float64, 800.0)]
+)
+def test_ppo_beyond_the_clip_has_no_gradient_however_far(dtype: torch.dtype, log_ratio: float):
+    log_prob = leaf(torch.tensor([0.0, -log_ratio], dtype=dtype))
+    old = torch.tensor([-log_ratio, 0.0], dtype=dtype)
+    loss = decision.ppo_loss(log_prob, old, torch.tensor([1.0, -1.0], dtype=dtype))
+    assert float(loss.detach()) == pytest.approx(-(1.2 - 0.8) / 2, rel=1e-3)
+    assert grad(loss, log_prob)[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize(("now", "then"), [(-math.inf, -math.inf), (0.0, -math.inf), (-math.inf, 0.0), (0.0, -1e4)])
+def test_ppo_of_impossible_decisions_is_a_number(now: float, then: float, advantage: float):
+    log_prob = leaf([now])
+    loss = decision.ppo_loss(log_prob, torch.tensor([then]), torch.tensor([advantage]))
+    assert bool(loss.isfinite())
+    assert grad(loss, log_prob)[0].tolist() == [0.0]
+
+
 # Returns, no samples, wrong shapes -----------------------------------------------------------------------------------
 
 
@@ -383,6 +483,11 @@ def test_no_sample_is_no_loss():
     nothing = leaf(torch.empty(0))
     assert float(decision.reinforce_loss(nothing, torch.empty(0)).detach()) == 0.0
     assert float(decision.ppo_loss(nothing, torch.empty(0), torch.empty(0)).detach()) == 0.0
+    assert float(decision.reinforce_loss(nothing, torch.empty(0), torch.tensor(3.0)).detach()) == 0.0
+    assert grad(decision.reinforce_loss(nothing, torch.empty(0)), nothing)[0].shape == (0,)
+    assert decision.bernoulli_log_prob(nothing, torch.empty(0)).shape == (0,)
+    assert decision.self_critical(torch.empty(0, 2), lambda gates: gates.sum(1)).shape == (0,)
+    assert float(decision.MovingAverage()(torch.empty(0))) == 0.0
 
 
 def test_shapes_and_ranges_are_named():
@@ -441,6 +546,25 @@ def test_expected_value_of_a_certain_policy():
     value = decision.expected_value(choice, lambda k: k[:, 0].float())
     assert float(value.detach()) == 0.0
     assert grad(value, choice)[0].tolist() == [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("impossible", [math.inf, -math.inf, math.nan])
+def test_expected_value_asks_nothing_of_an_impossible_outcome(impossible: float):
+    logits = leaf([math.inf, 0.0])
+    value = decision.expected_value(logits, lambda b: torch.where(b[:, 0] > 0, b[:, 1], impossible))
+    assert float(value.detach()) == 0.5
+    assert grad(value, logits)[0].tolist() == [0.0, 0.25]
+
+
+def test_expected_value_keeps_the_dtype():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        logits = leaf(torch.zeros(12, dtype=dtype))  # 4096 outcomes: summed in half precision, chances are lost
+        value = decision.expected_value(logits, lambda b: b.sum(1))
+        assert value.dtype == dtype
+        assert float(value.detach()) == 6.0
+        assert torch.allclose(grad(value, logits)[0], torch.full((12,), 0.25, dtype=dtype), rtol=1e-2)
+        choices = torch.zeros(1, 3, dtype=dtype)
+        assert decision.expected_value(choices, lambda k: k[:, 0]).dtype == dtype
 
 
 def test_expected_value_of_no_gate_is_the_value_of_the_only_outcome():

@@ -57,7 +57,10 @@ def test_bars_are_bias_and_spread_and_the_tick_is_the_noise():
     left, right = figure.axes
     assert [bar.get_width() for bar in left.patches] == pytest.approx([0.2, 0.1])
     assert [bar.get_width() for bar in right.patches] == pytest.approx([0.2, 0.4])
-    assert list(left.get_lines()[0].get_xdata()) == pytest.approx([0.02, 0.04])
+    noise, size = left.get_lines()
+    assert list(noise.get_xdata()) == pytest.approx([0.02, 0.04])
+    assert list(size.get_xdata()) == pytest.approx([0.1, 0.1])
+    assert "dotted: the gradient itself, 0.100" in [text.get_text() for text in left.texts]
 
 
 def test_noise_leaves_out_what_has_none():

@@ -368,6 +368,8 @@ def test_initialisation_is_he_by_fan_out_but_for_the_stem():
     stem = model.stem[0][0].weight
     assert stem.std().item() == pytest.approx((1 / 27 / 3) ** 0.5, rel=0.15)  # uniform within 1 / sqrt(fan in)
     assert all(head.linear.bias.eq(0).all() for head in model.heads)
+    tiny = RANet.tiny().lanes[1][0].layers[0].own[0].weight  # PyTorch's default: it learns faster in few steps
+    assert tiny.abs().max() <= tiny.shape[1] ** -0.5
 
 
 # Work that is skipped ------------------------------------------------------------------------------------------------

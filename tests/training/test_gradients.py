@@ -103,6 +103,31 @@ def test_a_certain_gate_has_no_estimate(p: float):
         gradients.gradient_samples(ESTIMATORS["exact"], p, GateProblem(), samples=3)
 
 
+def test_bad_input_of_the_measurements_is_named():
+    with pytest.raises(ValueError, match="p: got no probability"):
+        gradients.measure_estimator(ESTIMATORS["exact"], torch.empty(0))
+    with pytest.raises(ValueError, match="samples: got 1, expected at least 2"):
+        gradients.measure_estimator(ESTIMATORS["exact"], P, samples=1)
+    for start in (0.0, 1.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="start: got"):
+            gradients.settle(ESTIMATORS["exact"], start=start)
+    with pytest.raises(ValueError, match="steps: got -1"):
+        gradients.settle(ESTIMATORS["exact"], steps=-1)
+    with pytest.raises(ValueError, match="batch: got 0"):
+        gradients.settle(ESTIMATORS["exact"], batch=0)
+    assert gradients.settle(ESTIMATORS["exact"], steps=0).tolist() == [0.8]
+
+
+def test_at_a_high_temperature_the_estimate_shrinks_with_it():
+    errors = {tau: gradients.measure_estimator(ESTIMATORS[f"Gumbel, tau {tau}"], P, samples=20_000) for tau in (1, 5)}
+    size = {tau: float(error.mean.square().mean().sqrt()) for tau, error in errors.items()}
+    exact = float(errors[5].exact.square().mean().sqrt())
+    assert size[5] < exact / 2
+    assert size[5] < size[1] / 3
+    # so its bias is below the gradient's own size, which is the error of an estimate that is always 0
+    assert float(errors[5].bias.square().mean().sqrt()) < exact
+
+
 # The network ---------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +206,15 @@ def test_a_priced_gate_that_starts_closed_stays_closed(name: str):
     assert run.accuracy < 0.9
 
 
+def test_with_warm_up_only_the_unbiased_estimator_weighs_a_fixed_price_rightly():
+    reinforce, gumbel = (
+        gradients.train_gated(name, price=0.4) for name in ("REINFORCE, mean baseline", "Gumbel, hard")
+    )
+    assert reinforce.open_easy < 0.4
+    assert reinforce.open_hard > 0.9
+    assert min(gumbel.open_easy, gumbel.open_hard) > 0.95
+
+
 def test_a_mixture_is_trained_that_never_runs():
     run = gradients.train_gated("Gumbel, tau 5")
     assert run.soft_accuracy - run.accuracy > 0.03
@@ -195,3 +229,21 @@ def test_training_is_repeatable():
 def test_an_unknown_estimator_is_named():
     with pytest.raises(ValueError, match="name: got 'gumbel', expected one of sigmoid, straight-through, threshold"):
         gradients.train_gated("gumbel")
+
+
+@pytest.mark.parametrize("key", ["steps", "batch"])
+def test_there_must_be_something_to_train_on(key: str):
+    with pytest.raises(ValueError, match=f"{key}: got 0, expected at least 1"):
+        gradients.train_gated("sigmoid", **{key: 0})
+
+
+def test_training_leaves_the_global_random_numbers_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    gradients.train_gated("Gumbel, hard", steps=2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_everything_but_the_exact_and_the_self_critical_can_train_a_gate():
+    assert set(ESTIMATORS) - set(gradients.GATE_TRAINING) == {"exact", "REINFORCE, self-critical"}

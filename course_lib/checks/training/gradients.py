@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from course_lib.checks import Case, Check
+from course_lib.checks.training._gumbel import gumbel_choice
 
 CHAPTER = "training/gradients"
 
@@ -67,6 +68,10 @@ exact_gradient = Check(
             _slope(logit) * (logit.sigmoid() * loss_open - (1 - logit.sigmoid()) * loss_closed)
         ),
         "slope_of_open_only": lambda logit, loss_open, loss_closed: _slope(logit) * loss_open,
+        "half_a_slope": lambda logit, loss_open, loss_closed: logit.sigmoid() * (loss_open - loss_closed),
+        "mean_of_gates": lambda logit, loss_open, loss_closed: (
+            _slope(logit) * (loss_open - loss_closed) / max(len(logit), 1)
+        ),
     },
     diagnoses={
         "with_respect_to_p": "Your value is the same for every logit: it is the derivative with respect to p. By how "
@@ -78,6 +83,10 @@ exact_gradient = Check(
         "factor is left of p * loss_open when it is differentiated?",
         "slope_of_open_only": "Only the loss of the open gate stands in your gradient. What becomes of the closed "
         "one's chance when p rises?",
+        "half_a_slope": "Your gradient is largest for a gate that is nearly always open. How fast does such a gate's "
+        "chance still move with the logit?",
+        "mean_of_gates": "One gate alone comes out right, and five gates get a fifth of it each. They are separate: "
+        "what did you average over them?",
     },
     accepted=[lambda logit, loss_open, loss_closed: _slope(logit) * (loss_open - loss_closed), _by_autograd],
     hints=(
@@ -216,6 +225,12 @@ def _reinforce(
     return over_samples(advantage * over_gates(_log_prob(logits, gates)))
 
 
+def _log_of_sigmoid(logits: Tensor, gates: Tensor, loss: Tensor, baseline: float) -> Tensor:
+    p = logits.sigmoid()
+    log_prob = torch.where(gates > 0.5, p.log(), (1 - p).log()).sum(1)
+    return ((loss.detach() - baseline) * log_prob).mean()
+
+
 def _reinforce_gradient(logits: Tensor, gates: Tensor, loss: Tensor, baseline: float) -> Callable[..., Any]:
     def run(answer: Callable[..., Any]) -> Any:
         leaf = logits.clone().requires_grad_()
@@ -266,6 +281,11 @@ reinforce_loss = Check(
         ),
         Case("three gates share a loss", _reinforce_gradient(_LOGITS, _GATES, _LOSS, 0.0), show="2 samples, 3 gates"),
         Case("and a baseline of 1", _reinforce_gradient(_LOGITS, _GATES, _LOSS, 1.0), show="the same, baseline 1"),
+        Case(
+            "gates that are nearly certain",
+            _reinforce_gradient(torch.tensor([[20.0, -20.0]]), torch.tensor([[1.0, 0.0]]), _LOSS[:1], 0.5),
+            show="logits 20 and -20, gates 1 and 0",
+        ),
         Case("nothing flows into the loss", _into_loss, show="the loss was computed by a network"),
     ],
     wrong_answers={
@@ -281,6 +301,11 @@ reinforce_loss = Check(
         "flows_into_loss": lambda *args: _reinforce(*args, detach=False),
         "adds_the_baseline": lambda logits, gates, loss, baseline: _reinforce(logits, gates, loss, -baseline),
         "forgets_the_baseline": lambda logits, gates, loss, baseline: _reinforce(logits, gates, loss, 0.0),
+        "every_loss_for_everybody": lambda *args: _reinforce(*args, over_gates=lambda x: x.sum(1, keepdim=True)),
+        "mean_loss_for_everybody": lambda logits, gates, loss, baseline: (
+            (loss.detach() - baseline).mean() * _log_prob(logits, gates).sum()
+        ),
+        "log_of_a_rounded_chance": _log_of_sigmoid,
     },
     diagnoses={
         "wrong_way": "Your gradient has the opposite sign. Here a loss is given, not a reward: should an outcome that "
@@ -297,6 +322,12 @@ reinforce_loss = Check(
         "adds_the_baseline": "With a baseline, your brackets grow instead of shrinking. What is left of a loss of 2 "
         "when 1 was to be expected?",
         "forgets_the_baseline": "On average you are right, but your baseline changes nothing. Where does it enter?",
+        "every_loss_for_everybody": "Each sample is blamed for the losses of all samples, as if (N, 1) met (N,). What "
+        "shape has your product before its mean?",
+        "mean_loss_for_everybody": "Every sample is blamed for the same, average loss. Which loss belongs to which "
+        "draw, and when must the two meet?",
+        "log_of_a_rounded_chance": "All is well until a gate is nearly certain, then your gradient is not a number. "
+        "What is 1 - sigmoid(20) in float32, and what its logarithm?",
     },
     accepted=[
         _reinforce,
@@ -314,124 +345,6 @@ reinforce_loss = Check(
         "baseline) * log_prob).mean().",
     ),
     shows="The baseline changed no average, and the loss was never differentiated: it might have been a stopwatch.",
-)
-
-# Gumbel --------------------------------------------------------------------------------------------------------------
-
-
-def _softmax(row: list[float]) -> list[float]:
-    top = max(row)
-    weights = [math.exp(value - top) for value in row]
-    return [weight / math.fsum(weights) for weight in weights]
-
-
-def _choice(logits: Tensor, uniform: Tensor, tau: float) -> Any:
-    """Row by row, with lists."""
-    found = []
-    for a, u in zip(logits.tolist(), uniform.tolist(), strict=True):
-        score = [x - math.log(-math.log(y)) for x, y in zip(a, u, strict=True)]
-        if tau == 0:
-            best = score.index(max(score))
-            found.append([float(k == best) for k in range(len(score))])
-        else:
-            found.append(_softmax([x / tau for x in score]))
-    return torch.tensor(found, dtype=torch.float64).reshape(logits.shape)
-
-
-def _gumbel(logits: Tensor, uniform: Tensor, tau: float, *, noise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    drawn = -torch.log(-torch.log(uniform)) if noise is None else noise(uniform)
-    score = logits + drawn
-    if tau == 0:
-        return functional.one_hot(score.argmax(1), logits.shape[1]).to(logits.dtype)
-    return (score / tau).softmax(1)
-
-
-def _noise_after_temperature(logits: Tensor, uniform: Tensor, tau: float) -> Tensor:
-    if tau == 0:
-        return _gumbel(logits, uniform, 0.0)
-    return (logits / tau - torch.log(-torch.log(uniform))).softmax(1)
-
-
-def _ignores_noise_at_zero(logits: Tensor, uniform: Tensor, tau: float) -> Tensor:
-    return _gumbel(logits, uniform, tau, noise=torch.zeros_like if tau == 0 else None)
-
-
-def _on_probabilities(logits: Tensor, uniform: Tensor, tau: float) -> Tensor:
-    return _gumbel(logits.softmax(1), uniform, tau)
-
-
-_THREE = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 0.5], [-3.0, -3.0, 4.0], [0.2, 0.1, 0.0]], dtype=torch.float64)
-_UNIFORM = torch.rand(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def _frequencies(answer: Callable[..., Any]) -> list[bool]:
-    """Does a gate of logit a, against 0, come up with chance sigma(a)?"""
-    uniform = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(7))
-    close = []
-    for a in (-2.0, 0.0, 0.8):
-        drawn = torch.as_tensor(answer(torch.tensor([[a, 0.0]]).expand(20_000, 2).clone(), uniform.clone(), 0))
-        close.append(abs(float(drawn[:, 0].double().mean()) - 1 / (1 + math.exp(-a))) < 0.015)
-    return close
-
-
-gumbel_choice = Check(
-    "gumbel_choice",
-    chapter=CHAPTER,
-    title="a sample by arg-max, softened by a temperature",
-    level=3,
-    minutes=20,
-    reference=_choice,
-    cases=[
-        Case.of("temperature 1", _THREE, _UNIFORM, 1.0),
-        Case.of("a cool 0.3", _THREE, _UNIFORM, 0.3),
-        Case.of("temperature 0: the arg-max", _THREE, _UNIFORM, 0),
-        Case(
-            "at temperature 0 a gate opens with chance sigma(logit)",
-            _frequencies,
-            show="20,000 draws for each of the logits -2, 0 and 0.8 against 0",
-        ),
-        Case.of("a warm 5", _THREE, _UNIFORM, 5.0),
-        Case.of("no row", _THREE[:0], _UNIFORM[:0], 1.0),
-    ],
-    wrong_answers={
-        "forgets_the_noise": lambda *args: _gumbel(*args, noise=torch.zeros_like),
-        "one_logarithm": lambda *args: _gumbel(*args, noise=lambda u: -torch.log(u)),
-        "uniform_noise": lambda *args: _gumbel(*args, noise=lambda u: u),
-        "noise_after_temperature": _noise_after_temperature,
-        "on_probabilities": _on_probabilities,
-        "multiplies_by_tau": lambda logits, uniform, tau: (
-            _gumbel(logits, uniform, 0) if tau == 0 else _gumbel(logits, uniform, 1 / tau)
-        ),
-        "divides_by_zero": lambda logits, uniform, tau: ((logits - torch.log(-torch.log(uniform))) / tau).softmax(1),
-        "ignores_noise_at_zero": _ignores_noise_at_zero,
-    },
-    diagnoses={
-        "forgets_the_noise": "Your answer does not depend on the uniform numbers, so the same logits always choose the "
-        "same. Where does chance come in?",
-        "one_logarithm": "Your noise is -log u. That follows the exponential law; how many logarithms has Gumbel's?",
-        "uniform_noise": "You added the uniform numbers themselves. How must they be bent so that the arg-max follows "
-        "the softmax?",
-        "noise_after_temperature": "You divided the logits by the temperature and then added the noise. How often is "
-        "the largest entry then the one that the logits ask for, if tau is small?",
-        "on_probabilities": "You added the noise to probabilities. At which logits would they have to be taken back?",
-        "multiplies_by_tau": "Your samples get *warmer* as tau falls. On which side of the fraction does it stand?",
-        "divides_by_zero": "At temperature 0 you divided by it. What does the softmax tend to as tau goes to 0?",
-        "ignores_noise_at_zero": "At temperature 0 your choice is always that of the largest logit. Does the noise "
-        "vanish with the temperature, or only the softness?",
-    },
-    accepted=[
-        _gumbel,
-        lambda logits, uniform, tau: torch.softmax((logits - (-uniform.log()).log()) / max(tau, 1e-12), dim=1),
-    ],
-    hints=(
-        "Two steps: make Gumbel noise out of the uniform numbers, then take the softmax of (logits + noise) / tau. "
-        "Temperature 0 needs a way of its own.",
-        "Logits (0, 0), uniform (0.5, 0.9): noise (0.367, 2.250). At tau 1 the softmax is (0.132, 0.868); at tau 0 it "
-        "is (0, 1).",
-        "score = logits - torch.log(-torch.log(uniform)); if tau == 0: one-hot of score.argmax(1); else (score / "
-        "tau).softmax(1).",
-    ),
-    shows="All the chance stands in the noise; the path from the logits to the choice has none, and so it has a slope.",
 )
 
 TASKS = (exact_gradient, straight_through, reinforce_loss, gumbel_choice)
