@@ -14,6 +14,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
@@ -34,6 +35,7 @@ __all__ = [
 
 _SMALL = 8.5  # points; the smallest type in these figures
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
+_KINDS = (BLUE, ORANGE)  # easy and hard, in every figure
 _EASY: dict[str, Any] = {"facecolor": BLUE, "edgecolor": "white", "linewidth": 0.6}
 _HARD: dict[str, Any] = {"facecolor": ORANGE, "edgecolor": "white", "linewidth": 0.6, "hatch": "..."}
 
@@ -47,13 +49,15 @@ def served(hard: Tensor, exit_index: Tensor, exits: int) -> Tensor:
     return torch.stack(counts, 1).double() / max(len(hard), 1)
 
 
-def practice_and_exam(hard: Tensor, exit_index: Tensor, exits: int) -> Figure:
+def practice_and_exam(practised: Tensor, hard: Tensor, exit_index: Tensor, exits: int) -> Figure:
     """What each exit is trained on, and what it answers: bars as long as the share of all samples.
 
-    hard: (N,) bool; exit_index: (N,), where each left at test time. What an exit is never asked is pale and hatched.
+    practised: (M,) bool, which training samples are hard; hard: (N,) bool, which test samples are; exit_index: (N,),
+    where each test sample left. What an exit is never asked is pale and hatched; the share of hard samples among those
+    it is asked stands beside the bar.
     """
     shares = 100 * served(hard, exit_index, exits)
-    total = 100 * served(hard, torch.zeros_like(exit_index), 1)[0]
+    total = 100 * served(practised, torch.zeros(len(practised), dtype=torch.int64), 1)[0]
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 0.42 * exits + 1.35), sharey=True)
     for ax, parts, title in ((axes[0], total.expand(exits, 2), "trained on"), (axes[1], shares, "answers")):
         for k, (easy, difficult) in enumerate(parts.tolist()):
@@ -63,7 +67,7 @@ def practice_and_exam(hard: Tensor, exit_index: Tensor, exits: int) -> Figure:
             never = "never asked" if k == 0 and here < 99 else None
             ax.barh(k, 100 - here, 0.66, left=here, **SKIPPED, label=never)
             note = f"{100 * difficult / here:.0f} % hard" if here else "nobody"
-            ax.text(98, k, note, ha="right", va="center", fontsize=_SMALL, bbox=_PAPER)
+            ax.text(102, k, note, va="center", fontsize=_SMALL)
         ax.set(title=title, xlim=(0, 100), xlabel="% of all samples")
         ax.grid(visible=False)
     axes[0].set_yticks(range(exits), [f"exit {k + 1}" for k in range(exits)])
@@ -89,25 +93,28 @@ def weight_loop(weights: Tensor, losses: Tensor, bins: Sequence[int], cosines: M
     axes[0].set_title("the weights")
     _loop(axes[1], bins)
     axes[1].set_title("look ahead, judge, step")
-    _directions(axes[2], cosines)
-    axes[2].set_anchor("N")
+    _directions(axes[2], cosines, stacked=True)
     axes[2].set_title("agreeing raises a weight")
     return figure
 
 
 def gradient_agreement(cosines: Mapping[str, float]) -> Figure:
     """Gradients of some samples beside that of the meta loss: the cosine's sign is the sign of the weight's change."""
-    figure, ax = plt.subplots(figsize=(4.4, 2.7))
+    figure, ax = plt.subplots(figsize=(3.1 * len(cosines), 2.2))
     _directions(ax, cosines)
     return figure
 
 
-def _map(ax: Axes, weights: Tensor, losses: Tensor, printed: int = 5) -> None:
-    """Samples from small to large loss against exits; `printed` rows show their numbers, negative cells are hatched."""
+def _map(ax: Axes, weights: Tensor, losses: Tensor, *, printed: int = 5, reach: float | None = None) -> AxesImage:
+    """Samples from small to large loss against exits; `printed` rows show their numbers, negative cells are hatched.
+
+    The colours span 1 - reach to 1 + reach, by default as far as these weights go.
+    """
     ordered = weights[losses.argsort()].double().numpy()
     number, exits = ordered.shape
-    reach = max(float(np.abs(ordered - 1).max()), 1e-3)
-    ax.imshow(ordered, cmap="PuOr_r", vmin=1 - reach, vmax=1 + reach, aspect="auto", interpolation="nearest")
+    reach = max(float(np.abs(ordered - 1).max()), 1e-3) if reach is None else reach
+    low, high = 1 - reach, 1 + reach
+    image = ax.imshow(ordered, cmap="PuOr_r", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     for i, k in np.argwhere(ordered < 0):
         ax.add_patch(Rectangle((k - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxxx", edgecolor="white", linewidth=0))
     for i in np.linspace(0.04, 0.96, printed) * (number - 1):
@@ -118,6 +125,7 @@ def _map(ax: Axes, weights: Tensor, losses: Tensor, printed: int = 5) -> None:
     ax.set_yticks([0, number - 1], ["small", "large"], rotation=90, va="center")
     ax.set(xlabel="exit", ylabel="loss of the sample")
     ax.grid(visible=False)
+    return image
 
 
 def _loop(ax: Axes, bins: Sequence[int]) -> None:
@@ -162,24 +170,23 @@ def _loop(ax: Axes, bins: Sequence[int]) -> None:
     ax.text(9.95, 3.45, f"{sum(bins)} judges, each\nat its exit only", fontsize=_SMALL, ha="center", va="top")
 
 
-def _directions(ax: Axes, cosines: Mapping[str, float]) -> None:
-    ax.set(xlim=(-1.25, 1.35), ylim=(-0.2, 1.3), aspect="equal")
-    ax.axis("off")
-
-    def arrow(angle: float, color: str, style: Any) -> None:
-        end = (math.cos(angle), math.sin(angle))
-        look: dict[str, Any] = {"arrowstyle": "-|>", "lw": 2.2, "color": color, "ls": style, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate("", end, (0, 0), arrowprops=look)
-
-    ax.axvline(0, ymin=0.15, ymax=0.85, color="#BBBBBB", lw=1, ls=":", marker="")
-    arrow(0, INK, "-")
-    ax.text(1.02, -0.04, "meta loss", fontsize=9, ha="right", va="top")
+def _directions(ax: Axes, cosines: Mapping[str, float], *, stacked: bool = False) -> None:
+    """For each sample the two gradients from one point, side by side or one below the other."""
+    apart = (0.0, -2.1) if stacked else (2.7, 0.0)
     for i, (name, cosine) in enumerate(cosines.items()):
+        x, y = apart[0] * i, apart[1] * i
         angle = math.acos(max(-1.0, min(1.0, cosine)))
-        arrow(angle, PALETTE[i], "-")
+        ax.plot([x, x], [y - 0.15, y + 1.05], color="#BBBBBB", lw=1, ls=":", marker="")
+        for end, color in (((x + 1, y), INK), ((x + math.cos(angle), y + math.sin(angle)), PALETTE[i])):
+            look: dict[str, Any] = {"arrowstyle": "-|>", "lw": 2.2, "color": color, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", end, (x, y), arrowprops=look)
         change = "weight rises" if cosine > 0 else "weight falls"
-        at = (1.12 * math.cos(angle), 1.12 * math.sin(angle))
-        ax.text(*at, f"{name}\n{math.degrees(angle):.0f}°, {change}", fontsize=_SMALL, ha="center", va="bottom")
+        ax.text(x, y + 1.12, f"{name}: {math.degrees(angle):.0f}°, {change}", fontsize=9, ha="center", va="bottom")
+        ax.text(x + 1, y - 0.07, "judges", fontsize=_SMALL, ha="right", va="top")
+    last = len(cosines) - 1
+    wide, low = apart[0] * last, apart[1] * last
+    ax.set(xlim=(-1.3, 1.3 + wide), ylim=(low - 0.35, 1.45), aspect="equal")
+    ax.axis("off")
 
 
 # What was learnt -----------------------------------------------------------------------------------------------------
@@ -198,9 +205,9 @@ def weights_by_group(weights: Sequence[Tensor], groups: Mapping[str, Sequence[Te
         for run, (values, mask) in enumerate(zip(weights, rows, strict=True)):
             place = np.arange(exits) + 0.8 * ((g * len(weights) + run + 0.5 + 0.6 * (g - 0.5)) / series - 0.5)
             low, high = np.quantile(values[mask].numpy(), (0.1, 0.9), axis=0)
-            ax.vlines(place, low, high, color=PALETTE[g], lw=3, alpha=0.35)
+            ax.vlines(place, low, high, color=_KINDS[g % 2], lw=3, alpha=0.4)
             mean = values[mask].mean(0).numpy()
-            ax.plot(place, mean, ls="", marker=MARKERS[g], color=PALETTE[g], label=name if run == 0 else None)
+            ax.plot(place, mean, ls="", marker=MARKERS[g], color=_KINDS[g % 2], label=name if run == 0 else None)
     ax.axhline(1, color=INK, lw=1, ls="-", marker="")
     ax.set_xticks(range(exits), [f"exit {k + 1}" for k in range(exits)])
     ax.set_ylabel("weight")
@@ -266,18 +273,27 @@ def accuracy_spread(studies: Mapping[str, Sequence[decision.ExitStudy]], rhos: S
 
 # The widget ----------------------------------------------------------------------------------------------------------
 
+# The same scales at every setting, or a larger strength would only relabel the axes.
+_REACH = 1.5
+_SPAN = (-3.0, 5.0)
+
 
 def weight_dashboard(
     settings: Sequence[tuple[str, Tensor, Tensor, Sequence[int], tuple[float, float]]],
 ) -> Figure:
     """Bins, weight map and range of weights, one row of panels for each setting.
 
+    Colours run from -0.5 to 2.5 and the axis of weights from -3 to 5 whatever the setting, so that two figures can be
+    compared; only limits beyond that widen the axis.
+
     Args:
         settings: (title, weights (N, K), losses (N,), judges of each exit, smallest and largest weight possible).
     """
     rows = len(settings)
-    figure, axes = plt.subplots(rows, 3, figsize=(9.2, 2.75 * rows), squeeze=False, width_ratios=[1, 1.1, 1.4])
-    for (title, weights, losses, bins, (low, high)), (left, middle, right) in zip(settings, axes, strict=True):
+    ends = [end for *_, limits in settings for end in limits]
+    span = (min(_SPAN[0], *ends) - 0.05, max(_SPAN[1], *ends) + 0.05)
+    figure, axes = plt.subplots(rows, 3, figsize=(9.2, 2.75 * rows), squeeze=False, width_ratios=[1, 1.25, 1.4])
+    for (title, weights, losses, bins, limits), (left, middle, right) in zip(settings, axes, strict=True):
         left.barh(range(1, len(bins) + 1), bins, 0.7, color=BLUE)
         for k, count in enumerate(bins, start=1):
             left.text(count + 0.02 * sum(bins), k, str(count), va="center", fontsize=_SMALL)
@@ -285,16 +301,17 @@ def weight_dashboard(
         left.set_yticks(range(1, len(bins) + 1))
         left.invert_yaxis()
         left.grid(visible=False)
-        _map(middle, weights, losses, printed=0)
-        _range(right, weights.flatten(), low, high)
+        image = _map(middle, weights, losses, printed=0, reach=_REACH)
+        figure.colorbar(image, ax=middle, label="weight", extend="both", ticks=[-0.5, 0, 0.5, 1, 1.5, 2, 2.5])
+        _range(right, weights.flatten(), limits, span)
     return figure
 
 
-def _range(ax: Axes, weights: Tensor, low: float, high: float) -> None:
-    edges = np.linspace(min(low, 0) - 0.05, max(high, 2) + 0.05, 60)
-    counts = np.histogram(weights.numpy(), edges)[0]
+def _range(ax: Axes, weights: Tensor, limits: tuple[float, float], span: tuple[float, float]) -> None:
+    counts, edges = np.histogram(weights.numpy(), np.linspace(*span, 100))
     ax.stairs(counts, edges, fill=True, color=BLUE)
-    for end in (low, high):
+    low, high = limits
+    for end in limits:
         ax.axvline(end, color=VERMILION, ls="--", lw=1.4, marker="")
     if low < 0:
         ax.axvspan(low, 0, facecolor="none", edgecolor="#9A9A9A", hatch="xxxx", lw=0)
@@ -302,5 +319,5 @@ def _range(ax: Axes, weights: Tensor, low: float, high: float) -> None:
     below = int((weights < 0).sum())
     safe = "cannot be negative" if low >= 0 else f"{below} of {len(weights)} negative"
     ax.set_title(f"{low:.2f} to {high:.2f} possible; {safe}", fontsize=9)
-    ax.set(xlabel="weight", yticks=[], xlim=(edges[0], edges[-1]))
+    ax.set(xlabel="weight", yticks=[], xlim=span)
     ax.grid(visible=False)

@@ -96,7 +96,7 @@ def allocate(confidence: Tensor, rho: float) -> Tensor:
 
     Args:
         confidence: (n, K) float, no ties within a column. Must not be changed.
-        rho: above 0.
+        rho: 0 or more.
 
     Returns:
         (n,) int64 in 0..K-1.

@@ -462,14 +462,37 @@ def test_a_run_repeats_itself_and_leaves_the_global_generator_alone():
     assert not one.training
 
 
-def test_judging_every_other_batch_and_a_last_single_sample():
-    drawn = data.two_difficulties(97, seed=1)
-    model = dense().eval()  # 97 = 3 * 32 + 1: eval mode would do, training mode has no statistics of one sample
+def test_judging_every_other_batch():
+    drawn = data.two_difficulties(128, seed=1)
+    run = l2w.fit_l2w(dense(), (drawn.inputs, drawn.labels), epochs=1, batch_size=32, hidden=8, meta_interval=3)
+    assert run.history.steps == 8
+    assert len(run.meta_losses) == 4  # batches 0 and 3 of 0..3
+
+
+@pytest.mark.parametrize(
+    ("count", "halves"), [(67, [16, 16, 18, 17]), (68, [16, 16, 16, 16, 2, 2]), (65, [16, 16, 17, 16])]
+)
+@pytest.mark.parametrize("epsilon", [0.0, 0.8])
+def test_a_tail_too_small_for_batch_statistics_joins_the_batch_before(count, halves, epsilon):
+    drawn, seen = data.two_difficulties(count, seed=1), []
+
+    def augment(inputs, generator):
+        seen.append(len(inputs))
+        return inputs
+
+    model, samples = dense(), (drawn.inputs, drawn.labels)
+    run = l2w.fit_l2w(model, samples, epochs=1, batch_size=32, epsilon=epsilon, hidden=8, augment=augment)
+    assert seen == halves
+    assert run.history.steps == len(halves)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_a_single_sample_has_nobody_to_judge_it():
+    drawn, model = data.two_difficulties(1, seed=1), dense()
     for block in model.blocks:
-        block[1] = nn.Identity()
-    run = l2w.fit_l2w(model, (drawn.inputs, drawn.labels), epochs=1, batch_size=32, hidden=8, meta_interval=2)
-    assert run.history.steps == 7
-    assert len(run.meta_losses) == 4  # batches 0 and 2 of 0..3
+        block[1] = nn.Identity()  # training mode has no statistics of one sample
+    run = l2w.fit_l2w(model, (drawn.inputs, drawn.labels), epochs=2, batch_size=32, hidden=8)
+    assert (run.history.steps, run.meta_losses) == (2, ())
 
 
 def test_augment_and_datasets():
@@ -555,7 +578,13 @@ def fit(count=8, **changed):
         (lambda: fit(epsilon=-1), "epsilon: got -1"),
         (lambda: fit(mode="column"), "mode: got 'column'"),
         (lambda: fit(rho=-1), "rho: got -1"),
-        (lambda: fit(lookahead="paper"), "kind: got 'paper'"),
+        (lambda: fit(lookahead="paper"), "lookahead: got 'paper', expected 'optimizer' or 'plain'"),
+        (lambda: fit(mode="kol", epsilon=0), "mode: got 'kol'"),
+        (lambda: fit(rho=-1, epsilon=0), "rho: got -1"),
+        (lambda: fit(lookahead="paper", epsilon=0), "lookahead: got 'paper'"),
+        (lambda: l2w.allocate(torch.tensor([[0.5, math.nan]]), 0.5), "confidence: got NaN"),
+        (lambda: l2w.look_ahead(TwoExits(), sgd(TwoExits()), {}), "optimizer: got none of the model's parameters"),
+        (lambda: l2w.look_ahead(TwoExits(), sgd(TwoExits()), {}, kind="paper"), "kind: got 'paper'"),
         (lambda: fit(count=0), "data: got 0, expected at least 1"),
         (lambda: l2w.DenseMLP()(torch.zeros(2, 63)), r"x: got shape \(2, 63\), expected \(N, 64\)"),
         (lambda: l2w.DenseMLP().exit_costs(63), "size: got 63"),
@@ -585,3 +614,47 @@ def test_a_loss_that_is_not_finite_changes_no_parameter(scene):
         l2w.meta_step(model, wpn, optimizer, wpn_optimizer, (first[0] * math.nan, first[1]), second)
     for old, new in zip(before, (model, wpn), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(old, new.parameters(), strict=True))
+
+
+def test_an_optimiser_of_another_model_is_refused_before_anything_changes(scene):
+    model, wpn, _, wpn_optimizer, first, second = scene
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="optimizer: got none of the model's parameters"):
+        l2w.meta_step(model, wpn, sgd(TwoExits()), wpn_optimizer, first, second)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("rate", [1e15, 1e30, None], ids=["gradient overflows", "logits overflow", "inputs are NaN"])
+def test_a_step_that_diverges_raises_and_leaves_both_networks_as_they_were(training, rate):
+    drawn, model, wpn = data.two_difficulties(64, seed=1), dense().train(training), l2w.WeightPredictionNetwork(2, 8)
+    optimizer, wpn_optimizer = sgd(model, lr=rate or 0.1), torch.optim.Adam(wpn.parameters(), 0.01)
+    inputs = drawn.inputs * (1.0 if rate else math.nan)
+    first, second = zip(inputs.split(32), drawn.labels.split(32), strict=True)
+    before = copy.deepcopy((model.state_dict(), wpn.state_dict()))
+    with pytest.raises(FloatingPointError, match="that update was not made"):
+        l2w.meta_step(model, wpn, optimizer, wpn_optimizer, first, second)
+    for old, new in zip(before, (model, wpn), strict=True):  # running statistics, too
+        assert all(torch.equal(a, b) for a, b in zip(old.values(), new.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_model_may_have_another_precision_than_the_weight_network(dtype):
+    model, (first, second) = TwoExits().to(dtype), halves()
+    wpn = l2w.WeightPredictionNetwork(2, 7)
+    nn.init.normal_(wpn.layers[2].weight, generator=torch.Generator().manual_seed(1))
+    adam, before = torch.optim.Adam(wpn.parameters(), 0.05), copy.deepcopy((model, wpn))
+    first, second = ((inputs.to(dtype), labels) for inputs, labels in (first, second))
+    seen = l2w.meta_step(model, wpn, sgd(model), adam, first, second)
+    assert math.isfinite(seen.loss)
+    assert math.isfinite(seen.meta_loss)
+    assert float(seen.weights.mean()) == pytest.approx(1)
+    assert wpn.layers[0].weight.dtype == torch.float32
+    for old, new in zip(before, (model, wpn), strict=True):
+        assert any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
+
+
+def test_half_precision_is_weighed_in_float32():
+    logits, labels = torch.zeros(300, 4, dtype=torch.bfloat16), torch.zeros(300, dtype=torch.int64)
+    assert l2w.exit_losses([logits], labels).dtype == torch.float32
+    assert float(l2w.meta_objective([logits], labels, 1.0)) == pytest.approx(math.log(4), rel=1e-6)

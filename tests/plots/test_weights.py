@@ -40,12 +40,15 @@ def test_served_counts_easy_and_hard_at_each_exit():
 
 
 def test_bars_of_practice_are_full_and_those_of_the_examination_hatched_beyond_what_was_asked():
-    trained, answered = plots.practice_and_exam(HARD, LEFT, 3).axes
+    practised = torch.tensor([True, False, False, False])
+    trained, answered = plots.practice_and_exam(practised, HARD, LEFT, 3).axes
     widths = [round(patch.get_width()) for patch in answered.patches]
     assert widths == [40, 0, 60, 20, 40, 40, 0, 0, 100]
     assert [patch.get_hatch() for patch in answered.patches[2::3]] == ["////"] * 3
-    assert [round(patch.get_width()) for patch in trained.patches[:3]] == [60, 40, 0]
+    assert [round(patch.get_width()) for patch in trained.patches[:3]] == [75, 25, 0]  # of the training samples
+    assert {text.get_text() for text in trained.texts} == {"25 % hard"}
     assert {text.get_text() for text in answered.texts} == {"0 % hard", "67 % hard", "nobody"}
+    assert all(text.get_position()[0] > 100 for text in answered.texts)  # beside the bars, not on the pale part
 
 
 def test_weight_map_is_sorted_by_loss_and_hatches_negative_cells():
@@ -60,8 +63,8 @@ def test_weight_map_is_sorted_by_loss_and_hatches_negative_cells():
     assert {"1", "2", "3"} <= set(words)
     assert any("5 judges" in word for word in words)
     words = [text.get_text() for text in arrows.texts]
-    assert "a\n60°, weight rises" in words
-    assert "b\n180°, weight falls" in words
+    assert "a: 60°, weight rises" in words
+    assert "b: 180°, weight falls" in words
 
 
 def test_bins_of_the_loop_are_as_long_as_their_counts():
@@ -72,7 +75,17 @@ def test_bins_of_the_loop_are_as_long_as_their_counts():
 
 def test_agreement_beyond_rounding_is_drawn():
     ax = plots.gradient_agreement({"a": 1.0000001, "b": -1.0000001}).axes[0]
-    assert any(text.get_text() == "a\n0°, weight rises" for text in ax.texts)
+    assert any(text.get_text() == "a: 0°, weight rises" for text in ax.texts)
+
+
+def test_pairs_of_gradients_start_from_points_of_their_own():
+    beside = plots.gradient_agreement({"a": 0.5, "b": -0.5}).axes[0]
+    below = plots.weight_loop(torch.ones(3, 2), torch.arange(3.0), [2, 1], {"a": 0.5, "b": -0.5}).axes[2]
+    for ax, moving in ((beside, 0), (below, 1)):
+        starts = [text.xyann for text in ax.texts if getattr(text, "arrow_patch", None)]
+        assert len(starts) == 4
+        assert len({start[moving] for start in starts}) == 2
+        assert len({start[1 - moving] for start in starts}) == 1
 
 
 def test_weights_by_group_marks_the_means_of_every_run():
@@ -89,6 +102,16 @@ def test_weights_by_group_marks_the_means_of_every_run():
 def test_bars_by_exit_draws_each_number():
     ax = plots.bars_by_exit({"easy": torch.tensor([1.0, -1.0]), "hard": torch.tensor([-2.0, 2.0])}, "gain").axes[0]
     assert [bar.get_height() for bar in ax.patches] == [1, -1, -2, 2]
+
+
+def test_hard_samples_have_one_colour_in_every_figure():
+    rows = {"easy": [torch.tensor([True, False])], "hard": [torch.tensor([False, True])]}
+    marks = plots.weights_by_group([torch.ones(2, 2)], rows).axes[0].lines[:2]
+    bars = plots.bars_by_exit({"easy": torch.ones(2), "hard": torch.ones(2)}, "gain").axes[0].containers
+    shares = plots.practice_and_exam(HARD, HARD, LEFT, 3).axes[1].patches
+    for i, mark in enumerate(marks):
+        colour = mpl.colors.to_rgba(mark.get_color())
+        assert colour == bars[i][0].get_facecolor() == shares[i].get_facecolor()
 
 
 def test_paired_gains_are_differences_run_by_run():
@@ -114,8 +137,19 @@ def test_dashboard_counts_negative_weights_and_shows_the_limits():
     weights = torch.tensor([[-0.5, 2.5], [1.0, 1.0]])
     wide = ("ε = 1.5", weights, torch.tensor([1.0, 2.0]), [3, 1], (-0.5, 2.5))
     safe = ("ε = 0.5", torch.ones(2, 2), torch.tensor([1.0, 2.0]), [2, 2], (0.5, 1.5))
-    axes = plots.weight_dashboard([wide, safe]).axes
+    axes = [ax for ax in plots.weight_dashboard([wide, safe]).axes if ax.get_label() != "<colorbar>"]
     assert [bar.get_width() for bar in axes[0].patches] == [3, 1]
     assert axes[2].get_title() == "-0.50 to 2.50 possible; 1 of 4 negative"
     assert axes[5].get_title() == "0.50 to 1.50 possible; cannot be negative"
     assert [line.get_xdata()[0] for line in axes[2].lines] == [-0.5, 2.5, 1]
+
+
+def test_dashboard_has_the_same_scales_at_every_setting():
+    def scales(weights, limits):
+        _, middle, right, bar = plots.weight_dashboard([("", weights, torch.tensor([1.0, 2.0]), [3, 1], limits)]).axes
+        assert bar.get_ylabel() == "weight"
+        return middle.images[0].get_clim(), right.get_xlim()
+
+    weak, strong = scales(torch.full((2, 2), 0.9), (0.2, 1.8)), scales(torch.tensor([[-0.5, 2.5]] * 2), (-0.5, 2.5))
+    assert weak == strong == ((-0.5, 2.5), (-3.05, 5.05))
+    assert scales(torch.ones(2, 2), (-4.0, 6.0))[1] == (-4.05, 6.05)  # nothing lies beyond the axis

@@ -6,8 +6,9 @@ References are written anew, in plain Python where that is readable, and share n
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ CHAPTER = "instance/l2w"
 
 # Weights -------------------------------------------------------------------------------------------------------------
 
-_MODES = ("mat", "col", "row")
+_AXES: dict[str, tuple[int, ...]] = {"mat": (0, 1), "col": (1,), "row": (0,)}
+_EXCHANGED = {"col": "row", "row": "col", "mat": "mat"}
 _RAW = torch.tensor([[0.9, 0.0, -0.6, 0.3], [-0.2, 0.1, 0.4, -0.9], [0.5, 0.8, 0.7, -0.1]])
 _ONE_HIGH = torch.tensor([[1.0, -1.0, -1.0, -1.0, -1.0], [-1.0, 1.0, 1.0, 1.0, 1.0], [0.2, 0.1, 0.0, -0.1, -0.2]])
 
@@ -38,8 +40,17 @@ def _centred(raw: Tensor, epsilon: float, mode: str) -> list[list[float]]:
 
 
 def _centred_at_once(raw: Tensor, epsilon: float, mode: str) -> Tensor:
-    over = {"mat": (0, 1), "col": (1,), "row": (0,)}[mode]
-    return 1 + epsilon * (raw - raw.mean(over, keepdim=True))
+    return 1 + epsilon * (raw - raw.mean(_AXES[mode], keepdim=True))
+
+
+def _centred_after_scaling(raw: Tensor, epsilon: float, mode: str) -> Tensor:
+    means = {"mat": raw.mean(), "col": raw.mean(1)[:, None], "row": raw.mean(0)[None]}
+    return torch.ones_like(raw) + epsilon * raw - epsilon * means[mode].expand_as(raw)
+
+
+def _divided(raw: Tensor, epsilon: float, mode: str) -> Tensor:
+    around_one = 1 + epsilon * raw
+    return around_one / around_one.mean(_AXES[mode], keepdim=True)
 
 
 def _softmax_weights(raw: Tensor, epsilon: float, mode: str) -> Tensor:
@@ -65,20 +76,24 @@ centre = Check(
         Case.of("a single sample", _RAW[:1], 0.5, "mat"),
         Case(
             "the mean is one",
-            lambda answer: [float(torch.as_tensor(answer(_RAW.clone(), 0.8, mode)).mean()) for mode in _MODES],
+            lambda answer: [float(torch.as_tensor(answer(_RAW.clone(), 0.8, mode)).mean()) for mode in _AXES],
             show="the mean of your weights in the three modes",
         ),
     ],
     wrong_answers={
         "softmax_weights": _softmax_weights,
-        "wrong_axis": lambda raw, epsilon, mode: _centred(
-            raw, epsilon, {"col": "row", "row": "col", "mat": "mat"}[mode]
-        ),
+        "wrong_axis": lambda raw, epsilon, mode: _centred(raw, epsilon, _EXCHANGED[mode]),
+        "one_mean_for_all": lambda raw, epsilon, mode: _centred(raw, epsilon, "mat"),
+        "divides_by_the_mean": _divided,
         "clips_at_zero": lambda raw, epsilon, mode: _centred_at_once(raw, epsilon, mode).clamp(min=0),
         "forgets_to_centre": lambda raw, epsilon, mode: 1 + epsilon * raw,
         "centres_on_zero": lambda raw, epsilon, mode: _centred_at_once(raw, epsilon, mode) - 1,
     },
     diagnoses={
+        "one_mean_for_all": "You took the mean of the whole matrix in every mode. With 'col' every sample must keep a "
+        "total weight of K: over how many numbers does each mean go then?",
+        "divides_by_the_mean": "You brought the average to one by a division. By how much does the largest weight grow "
+        "if the mean of its row is small, and what does the formula do instead?",
         "softmax_weights": "Your weights average to one and are all positive: you used a softmax. Is the formula "
         "linear in the raw weights, and may a weight be negative?",
         "wrong_axis": "'col' and 'row' are exchanged in your answer. With 'col' every sample keeps a total weight of "
@@ -89,19 +104,7 @@ centre = Check(
         "weights are positive?",
         "centres_on_zero": "Your weights average to zero. What should a weight be where the raw weight is the mean?",
     },
-    accepted=[
-        _centred_at_once,
-        lambda raw, epsilon, mode: (
-            torch.ones_like(raw)
-            + epsilon * raw
-            - epsilon
-            * {
-                "mat": lambda: raw.mean().expand_as(raw),
-                "col": lambda: raw.mean(1)[:, None].expand_as(raw),
-                "row": lambda: raw.mean(0)[None].expand_as(raw),
-            }[mode]()
-        ),
-    ],
+    accepted=[_centred_at_once, _centred_after_scaling],
     hints=(
         "Three things happen to a raw weight: a mean is taken off, epsilon scales it, and 1 is added. Only the mean "
         "depends on the mode.",
@@ -121,11 +124,24 @@ _SIX = torch.tensor(
 )
 
 
+def _down(wanted: float) -> int:
+    return math.floor(wanted + 1e-9)
+
+
+def _each_down(wanted: list[float]) -> list[int]:
+    return [_down(size) for size in wanted]
+
+
+def _ends_rounded_down(wanted: list[float]) -> list[int]:
+    ends = [0, *(_down(math.fsum(wanted[: k + 1])) for k in range(len(wanted)))]
+    return [late - early for early, late in itertools.pairwise(ends)]
+
+
 def _bins(
     confidence: Tensor,
     rho: float,
     *,
-    size: Callable[[float], int] = lambda wanted: math.floor(wanted + 1e-9),
+    sizes: Callable[[list[float]], list[int]] = _each_down,
     overlapping: bool = False,
     surest_first: bool = True,
     of_the_rest: bool = False,
@@ -134,10 +150,11 @@ def _bins(
     rows, exits = confidence.tolist(), confidence.shape[1]
     shares = [rho**k / math.fsum(rho**j for j in range(exits)) for k in range(exits)]
     taken, here = [exits - 1] * len(rows), list(range(len(rows)))
+    fixed = sizes([share * len(rows) for share in shares])
     for k in range(exits - 1):
         asked = list(range(len(rows))) if overlapping else here
         ranked = sorted(asked, key=lambda i: rows[i][k], reverse=surest_first)
-        chosen = ranked[: size(shares[k] * (len(here) if of_the_rest else len(rows)))]
+        chosen = ranked[: _down(shares[k] * len(here)) if of_the_rest else fixed[k]]
         for i in chosen:
             taken[i] = k
         here = [i for i in here if i not in chosen]
@@ -182,10 +199,13 @@ allocate = Check(
         Case.of("a hurry", _SURE[:33, :4], 0.3),
         Case.of("fewer samples than exits", _SURE[:3], 1.0),
         Case.of("a single exit", _SURE[:4, :1], 0.75),
+        Case.of("everybody at the first exit", _SURE[:7, :3], 0.0),
         Case("the order of the samples does not matter", _in_another_order, show="512 samples, then the same shuffled"),
     ],
     wrong_answers={
-        "rounds_sizes": lambda confidence, rho: _bins(confidence, rho, size=round),
+        "rounds_sizes": lambda confidence, rho: _bins(confidence, rho, sizes=lambda wanted: [*map(round, wanted)]),
+        "rounds_up": lambda confidence, rho: _bins(confidence, rho, sizes=lambda wanted: [-_down(-s) for s in wanted]),
+        "rounds_the_ends": lambda confidence, rho: _bins(confidence, rho, sizes=_ends_rounded_down),
         "overlapping_bins": lambda confidence, rho: _bins(confidence, rho, overlapping=True),
         "least_confident_first": lambda confidence, rho: _bins(confidence, rho, surest_first=False),
         "share_of_the_rest": lambda confidence, rho: _bins(confidence, rho, of_the_rest=True),
@@ -193,8 +213,12 @@ allocate = Check(
     diagnoses={
         "rounds_sizes": "Some of your bins hold one sample too many: 168 instead of 167 of 512. Which way does the "
         "size of a bin go when the share is no whole number?",
-        "overlapping_bins": "At exit 2 you ranked all samples, also those that exit 1 had taken. Who is still there to "
-        "be asked?",
+        "rounds_up": "Your sizes were rounded up, so the last exit gets too few. Which way does the size of a bin go "
+        "when the share is no whole number, and who takes what is left over?",
+        "rounds_the_ends": "You added the shares up, rounded where each bin ends, and took differences: 167, 126, "
+        "95 of 512. Of which numbers does the sheet take the floor?",
+        "overlapping_bins": "After the first exit you went on ranking all samples, also those that were taken already. "
+        "Who is still there to be asked?",
         "least_confident_first": "Your first exit takes the samples it is least sure of. Who leaves first at test "
         "time?",
         "share_of_the_rest": "Your sizes are shares of those still there. Of how many samples are the shares a part, "
@@ -204,8 +228,8 @@ allocate = Check(
     hints=(
         "Go exit by exit and keep a list of who is still there. The sizes are shares of *all* samples, the ranking is "
         "among those left.",
-        "Six samples, equal shares: exit 1 takes the two with the largest numbers in column 1, exit 2 the two largest "
-        "of column 2 among the four that are left, exit 3 the last two.",
+        "Six samples, equal shares: exit 0 takes the two with the largest numbers in column 0, exit 1 the two largest "
+        "of column 1 among the four that are left, exit 2 the last two.",
         "For k in range(K - 1): wanted = floor(q_k n); order = `confidence[here, k].argsort(descending=True)`; the "
         "first `wanted` of `here[order]` get k, the others are the new `here`. Start with everybody at K - 1.",
     ),
@@ -276,6 +300,7 @@ meta_gradient = Check(
         "wrong_sign": lambda *args: _agreement(*args, sign=1.0),
         "forgets_batch_mean": lambda *args: _agreement(*args, batch_mean=False),
         "steps_by_the_sum": lambda *args: _agreement(*args, sum_step=True),
+        "sums_everywhere": lambda *args: _agreement(*args, sum_step=True, batch_mean=False),
         "own_gradient_ahead": lambda *args: _agreement(*args, own_ahead=True),
     },
     diagnoses={
@@ -286,6 +311,8 @@ meta_gradient = Check(
         "B losses?",
         "steps_by_the_sum": "Your step goes B times too far before it is judged. Is the training loss a sum or a mean "
         "over the batch?",
+        "sums_everywhere": "You added the training losses up, in the step and in its derivative. The sheet says mean: "
+        "by how much less does one sample move theta then?",
         "own_gradient_ahead": "You took the samples' own gradients after the step. With which gradients was the step "
         "made?",
     },
@@ -313,6 +340,17 @@ def _network() -> nn.Module:
     return model.train()
 
 
+def _gradient(total: Any, weights: Tensor) -> Tensor | str:
+    """What the weights hear of a loss on the copy; no gradient and a failing one are observations, too."""
+    if not (isinstance(total, Tensor) and total.requires_grad):
+        return "none"
+    try:
+        found = torch.autograd.grad(total, weights, allow_unused=True)[0]
+    except RuntimeError:
+        return "an error: something the graph needs was overwritten"
+    return "none" if found is None else found
+
+
 def _trial(name: str, lr: float, momentum: float, weight_decay: float) -> Case:
     def run(answer: Callable[..., Any]) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(8)
@@ -331,8 +369,7 @@ def _trial(name: str, lr: float, momentum: float, weight_decay: float) -> Case:
         ahead = answer(model, loss, buffers, lr, momentum, weight_decay)
         ahead = {name: ahead[name] for name in buffers}
         total = sum((value * (1 + i)).sum() for i, value in enumerate(ahead.values()))
-        reached = isinstance(total, Tensor) and total.requires_grad
-        gradient = torch.autograd.grad(total, weights, allow_unused=True)[0] if reached else None
+        gradient = _gradient(total, weights)
         state = model.state_dict()
         named = dict(model.named_parameters())
         return {
@@ -342,7 +379,8 @@ def _trial(name: str, lr: float, momentum: float, weight_decay: float) -> Case:
                 torch.equal(state[n], v) for n, v in before[0].items() if n not in named
             ),
             "momentum untouched": all(torch.equal(buffers[n], v) for n, v in before[1].items()),
-            "gradient of the weights": "none" if gradient is None else gradient,
+            "still in training mode": model.training,
+            "gradient of the weights": gradient,
         }
 
     return Case(name, run, show=f"lr {lr:g}, momentum {momentum:g}, weight decay {weight_decay:g}")
@@ -375,20 +413,37 @@ def _functional(
     *,
     graph: bool = True,
     own_statistics: bool = False,
+    restored: bool = False,
     for_real: bool = False,
+    moved_buffers: bool = False,
+    bare_decay: bool = False,
 ) -> dict[str, Tensor]:
+    """The solution; the flags are the planted mistakes."""
     parameters = dict(model.named_parameters())
     copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
     value = loss(model if own_statistics else lambda x: functional_call(model, copies, (x,)))
     slopes = torch.autograd.grad(value, list(parameters.values()), create_graph=graph)
-    ahead = {
-        name: parameter - lr * (momentum * buffers[name] + slope + weight_decay * parameter)
-        for (name, parameter), slope in zip(parameters.items(), slopes, strict=True)
-    }
+    ahead = {}
+    for (name, parameter), slope in zip(parameters.items(), slopes, strict=True):
+        velocity = momentum * buffers[name] + slope
+        decay = weight_decay * parameter
+        ahead[name] = parameter - lr * velocity - (decay if bare_decay else lr * decay)
+        if moved_buffers:
+            buffers[name].copy_((velocity + decay).detach())
+    written: Iterable[tuple[Tensor, Tensor]] = ()
     if for_real:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(ahead[name])
+        written = ((parameter, ahead[name]) for name, parameter in parameters.items())
+    elif restored:
+        written = ((buffer, copies[name]) for name, buffer in model.named_buffers())
+    with torch.no_grad():
+        for tensor, new in written:
+            tensor.copy_(new)
+    return ahead
+
+
+def _in_eval_mode(model: nn.Module, *args: Any) -> dict[str, Tensor]:
+    ahead = _functional(model.eval(), *args)
+    model.train()
     return ahead
 
 
@@ -427,6 +482,10 @@ look_ahead = Check(
     wrong_answers={
         "no_graph": lambda *args: _functional(*args, graph=False),
         "pollutes_batchnorm": lambda *args: _functional(*args, own_statistics=True),
+        "restores_in_place": lambda *args: _functional(*args, own_statistics=True, restored=True),
+        "in_eval_mode": _in_eval_mode,
+        "moves_the_buffers": lambda *args: _functional(*args, moved_buffers=True),
+        "decay_without_lr": lambda *args: _functional(*args, bare_decay=True),
         "plain_sgd": lambda *args: _bare(*args, decay=True),
         "forgets_decay": lambda *args: _bare(*args, momentum=True),
         "steps_for_real": lambda *args: _functional(*args, for_real=True),
@@ -436,6 +495,14 @@ look_ahead = Check(
         "`torch.autograd.grad` keep of its own computation, unless it is told to?",
         "pollutes_batchnorm": "Your parameters are right, and the model's running statistics have moved. Which tensors "
         "does a forward pass in training mode write into?",
+        "restores_in_place": "You let the model write its running statistics and put them back afterwards, in place, "
+        "and the graph finds that what it needs was overwritten. Could the pass write somewhere else to begin with?",
+        "in_eval_mode": "Your pass used the running statistics in place of those of the batch. In which mode would the "
+        "real step have run?",
+        "moves_the_buffers": "The momentum buffers have moved, as if the step had been taken. Who still needs them as "
+        "they were?",
+        "decay_without_lr": "Your weight decay does not depend on the learning rate. To what does SGD add it, before "
+        "or after the multiplication by lr?",
         "plain_sgd": "Your step ignores the momentum buffers. Where does SGD go next if the present gradient is zero?",
         "forgets_decay": "Your step ignores the weight decay. What does SGD add to each gradient before anything else?",
         "steps_for_real": "The model stands at the new place now. From where will the real step start?",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from course_lib.checkpoint import generator_states, set_generator_states
+from course_lib.decision import exit_shares
 from course_lib.instance.l2w.weighting import (
     Centring,
     WeightPredictionNetwork,
     center_weights,
+    check_epsilon,
+    check_mode,
     exit_losses,
     meta_objective,
 )
@@ -39,6 +43,7 @@ def look_ahead(
     Differentiable in the gradients, where those carry a graph.
 
     Args:
+        optimizer: holds at least one of the model's parameters that require a gradient.
         gradients: by parameter name; parameters without one, or unknown to the optimiser, stay where they are.
         kind: "optimizer" repeats SGD with its momentum buffer, Nesterov's variant and weight decay; "plain" is
             Theta - lr * gradient.
@@ -46,8 +51,7 @@ def look_ahead(
     Returns:
         New values by name, of those that move.
     """
-    if kind not in ("optimizer", "plain"):
-        raise ValueError(f"kind: got {kind!r}, expected 'optimizer' or 'plain'")
+    _check_look_ahead("kind", kind)
     moved = {}
     for name, parameter, group in _trained(model, optimizer):
         gradient = gradients.get(name)
@@ -96,31 +100,45 @@ def meta_step(
     Args:
         model: `forward` gives K logits (B, classes).
         wpn: None for equal weights; its optimiser is only needed with `meta`.
-        optimizer: SGD, dampening 0.
-        train, meta: (inputs, labels); meta None leaves out 1 and 2.
+        optimizer: SGD, dampening 0, of this model's parameters.
+        train, meta: (inputs, labels); meta None leaves out 1 and 2. The model may compute in another precision than
+            the wpn: weights and gradients are converted between the two.
         epsilon, mode: see `center_weights`; rho: see `allocate`; lookahead: see `look_ahead`.
 
     Raises:
-        FloatingPointError: the loss is not finite; no parameter has been changed.
-        TypeError, ValueError: another optimiser, or arguments out of range.
+        FloatingPointError: the loss, the judges' loss after the look-ahead or its gradient is not finite. Parameters
+            and running statistics are as they were.
+        TypeError, ValueError: another optimiser, or arguments out of range; nothing has changed either.
     """
+    check_settings(epsilon, rho, mode, lookahead)
     if meta is not None and (wpn is None or wpn_optimizer is None):
         raise ValueError("meta: got samples, expected a wpn and its optimiser with them, or None")
-    forward = _Forward.of(model, *train)
-    weights, meta_loss, count = torch.ones_like(forward.losses), math.nan, max(len(forward.losses), 1)
-    if meta is not None and wpn is not None and wpn_optimizer is not None:
-        weights = center_weights(wpn(forward.losses), epsilon, mode)
-        meta_loss, gradient = _judge(model, optimizer, forward, weights.detach(), meta, rho, lookahead)
+    weights, meta_loss, gradient = None, math.nan, None
+    with _intact_if_it_fails(model):
+        forward = _Forward.of(model, *train)
+        if meta is not None and wpn is not None:
+            weights = center_weights(wpn(forward.losses).to(forward.losses), epsilon, mode)
+            meta_loss, gradient = _judge(model, optimizer, forward, weights.detach(), meta, rho, lookahead)
+    if weights is not None and wpn_optimizer is not None:
         wpn_optimizer.zero_grad(set_to_none=True)
         weights.backward(gradient)
         wpn_optimizer.step()
+    weights, count = torch.ones_like(forward.losses), max(len(forward.losses), 1)
     if wpn is not None:
         with torch.no_grad():
-            weights = center_weights(wpn(forward.losses), epsilon, mode)
+            weights = center_weights(wpn(forward.losses).to(forward.losses), epsilon, mode)
     optimizer.zero_grad(set_to_none=True)
     forward.losses.backward(weights / count)
     optimizer.step()
     return MetaStep(float((weights * forward.losses.detach()).sum() / count), meta_loss, weights)
+
+
+def check_settings(epsilon: float, rho: float, mode: str, lookahead: str) -> None:
+    """Raise `ValueError` for settings that no step could use, whether or not this one would."""
+    check_epsilon(epsilon)
+    exit_shares(rho, 1)
+    check_mode(mode)
+    _check_look_ahead("lookahead", lookahead)
 
 
 def weight_gradient(
@@ -136,9 +154,10 @@ def weight_gradient(
     """dL_meta/dw (B, K): how the meta loss after the look-ahead changes with each weight. Changes nothing.
 
     A negative entry says: more weight for this sample at this exit would help those who really leave.
+    `FloatingPointError` where a loss, or the gradient, is not finite.
     """
     forward = _Forward.of(model, *train, buffers=_copies(model))
-    return _judge(model, optimizer, forward, weights.detach(), meta, rho, lookahead)[1]
+    return _judge(model, optimizer, forward, weights.detach().to(forward.losses), meta, rho, lookahead)[1]
 
 
 @dataclass(frozen=True)
@@ -175,7 +194,10 @@ def _judge(
     found = torch.autograd.grad(forward.losses, parameters, weights / count, retain_graph=True, allow_unused=True)
     ahead = look_ahead(model, optimizer, dict(zip(names, found, strict=True)), kind=lookahead)
     ahead = {name: moved.requires_grad_() for name, moved in ahead.items()}
-    loss = meta_objective(functional_call(model, ahead | _copies(model), (meta[0],)), meta[1], rho)
+    outputs = functional_call(model, ahead | _copies(model), (meta[0],))
+    _require_finite("the sum of the logits after the look-ahead", torch.stack(list(outputs)))  # NaN cannot be ranked
+    loss = meta_objective(outputs, meta[1], rho)
+    _require_finite("the judges' loss after the look-ahead", loss)
     helps = torch.autograd.grad(loss, list(ahead.values()), allow_unused=True, materialize_grads=True)
     # A weight reaches Theta_hat through its own gradient alone: dTheta_hat/dw_ik = -alpha/B grad l_ik. Hence
     # dL_meta/dw_ik = -1/B <alpha grad L_meta(Theta_hat), grad l_ik(Theta)>: the losses' change in that direction.
@@ -192,7 +214,31 @@ def _judge(
         again = exit_losses(functional_call(model, direction | _copies(model), (forward.inputs,)), forward.labels)
         change = forward_ad.unpack_dual(again).tangent
     set_generator_states(present, device)
-    return float(loss.detach()), torch.zeros_like(weights) if change is None else change / count
+    change = torch.zeros_like(weights) if change is None else change / count
+    _require_finite("the gradient of the weights", change)
+    return float(loss.detach()), change
+
+
+@contextlib.contextmanager
+def _intact_if_it_fails(model: nn.Module) -> Iterator[None]:
+    """Give the buffers back what they held, should the work within raise: a pass in training mode writes into them."""
+    held = _copies(model)
+    try:
+        yield
+    except Exception:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(held[name])
+        raise
+
+
+def _require_finite(what: str, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise FloatingPointError(f"{what} is {float(values.detach().sum())}; that update was not made")
+
+
+def _check_look_ahead(name: str, kind: str) -> None:
+    if kind not in get_args(LookAhead):
+        raise ValueError(f"{name}: got {kind!r}, expected 'optimizer' or 'plain'")
 
 
 def _copies(model: nn.Module) -> dict[str, Tensor]:
@@ -205,13 +251,14 @@ def _reach(group: dict[str, Any], lookahead: LookAhead) -> float:
     return group["lr"] * (1 + group["momentum"] * (lookahead == "optimizer" and group["nesterov"]))
 
 
-def _trained(model: nn.Module, optimizer: torch.optim.SGD) -> Iterator[tuple[str, nn.Parameter, dict[str, Any]]]:
-    """Name, parameter and settings of all that the optimiser moves."""
+def _trained(model: nn.Module, optimizer: torch.optim.SGD) -> list[tuple[str, nn.Parameter, dict[str, Any]]]:
+    """Name, parameter and settings of all that the optimiser moves; at least one."""
     if not isinstance(optimizer, torch.optim.SGD):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected torch.optim.SGD")
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     if any(group["dampening"] or group["maximize"] for group in optimizer.param_groups):
         raise ValueError("optimizer: got dampening or maximize, expected SGD with neither")
-    for name, parameter in model.named_parameters():
-        if parameter in groups and parameter.requires_grad:
-            yield name, parameter, groups[parameter]
+    found = [(n, p, groups[p]) for n, p in model.named_parameters() if p in groups and p.requires_grad]
+    if not found:
+        raise ValueError("optimizer: got none of the model's parameters that require a gradient, expected at least one")
+    return found

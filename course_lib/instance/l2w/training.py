@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from course_lib.instance.l2w.step import LookAhead, Samples, meta_step
-from course_lib.instance.l2w.weighting import Centring, WeightPredictionNetwork, center_weights, check_epsilon
+from course_lib.instance.l2w.step import LookAhead, Samples, check_settings, meta_step
+from course_lib.instance.l2w.weighting import Centring, WeightPredictionNetwork, center_weights
 from course_lib.train import Augment, Batches, Data, History, as_batches, epoch_order
 
 
@@ -59,7 +59,8 @@ def fit_l2w(
     Each mini-batch is cut in two halves. The first is trained on and the second judges, then they exchange roles: two
     steps of the model a mini-batch. Both learning rates fall to 0 by a cosine, step by step. With `epsilon=0` there is
     no weight network and every weight is 1: the baseline to compare with, on the same half-batches in the same order.
-    It is `train.fit` with half the batch size, where the batch size divides the number of samples.
+    It is `train.fit` with half the batch size, where that is a whole number and the batch size divides the number of
+    samples. A last batch of fewer than four joins the one before it, for BatchNorm asks for two samples in a half.
 
     Args:
         data: as in `train.fit`; the order depends on (seed, epoch) alone, `augment` is called on every half.
@@ -71,26 +72,25 @@ def fit_l2w(
         seed: of the order, of dropout and of the weight network's first weights.
 
     Raises:
-        FloatingPointError: a loss is not finite.
+        FloatingPointError, ValueError: as `meta_step`.
     """
     batches, n = as_batches(data)
-    check_epsilon(epsilon)
+    check_settings(epsilon, rho, mode, lookahead)
     _at_least(("data", n, 1), ("epochs", epochs, 0), ("batch_size", batch_size, 2), ("meta_interval", meta_interval, 1))
     started, device = time.perf_counter(), next(model.parameters()).device
     first = batches(torch.arange(1))[0].to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
-    wpn, wpn_optimizer = None, None
+    wpn, wpn_optimizer, sizes = None, None, _sizes(n, batch_size)
     losses, meta_losses = list[float](), list[float]()
-    total = epochs * (2 * (n // batch_size) + min(n % batch_size, 2))
+    total = epochs * sum(min(size, 2) for size in sizes)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if epsilon:
             wpn = WeightPredictionNetwork(_exits(model, first), hidden).to(device)
             wpn_optimizer = torch.optim.Adam(wpn.parameters(), wpn_lr, weight_decay=1e-4)
         model.train()
-        for number, halves in enumerate(_halves(batches, n, epochs, batch_size, seed, augment, device)):
-            judges = halves[::-1] if wpn is not None and number % meta_interval == 0 else [None, None]
-            for half, judge in zip(halves, judges, strict=False):  # a last, single sample has nobody to judge it
+        for number, halves in enumerate(_halves(batches, sizes, epochs, seed, augment, device)):
+            for half, judge in _judged(halves, wpn is not None and number % meta_interval == 0):
                 falling = 0.5 * (1 + math.cos(math.pi * len(losses) / total))
                 _set_rate(optimizer, lr * falling)
                 _set_rate(wpn_optimizer, wpn_lr * falling)
@@ -116,13 +116,20 @@ def _at_least(*arguments: tuple[str, int, int]) -> None:
             raise ValueError(f"{name}: got {got}, expected at least {least}")
 
 
+def _sizes(n: int, batch_size: int) -> list[int]:
+    """Samples of each mini-batch of an epoch; a tail too small for two halves joins the batch before it."""
+    whole, tail = divmod(n, batch_size)
+    sizes = [batch_size] * whole + [tail] * (tail > 0)
+    return [*sizes[:-2], batch_size + tail] if 0 < tail < 4 and whole else sizes
+
+
 def _halves(
-    batches: Batches, n: int, epochs: int, batch_size: int, seed: int, augment: Augment | None, device: torch.device
+    batches: Batches, sizes: list[int], epochs: int, seed: int, augment: Augment | None, device: torch.device
 ) -> Iterator[list[Samples]]:
     """Every mini-batch of the whole run, cut in two; shuffled as `train.fit` does."""
     for epoch in range(epochs):
-        order, generator = epoch_order(n, seed, epoch)
-        for indices in order.split(batch_size):
+        order, generator = epoch_order(sum(sizes), seed, epoch)
+        for indices in order.split(sizes):
             halves = []
             for half in indices.tensor_split(2):
                 if len(half):
@@ -130,6 +137,13 @@ def _halves(
                     images = images if augment is None else augment(images, generator)
                     halves.append((images.to(device), labels.to(device)))
             yield halves
+
+
+def _judged(halves: list[Samples], wanted: bool) -> list[tuple[Samples, Samples | None]]:
+    """Each half with the one that judges it, where judges are wanted; a single sample has nobody to judge it."""
+    if wanted and len(halves) == 2:
+        return [(halves[0], halves[1]), (halves[1], halves[0])]
+    return [(half, None) for half in halves]
 
 
 def _set_rate(optimizer: torch.optim.Optimizer | None, rate: float) -> None:

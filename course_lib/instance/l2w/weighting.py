@@ -45,10 +45,11 @@ class WeightPredictionNetwork(nn.Module):
         nn.init.zeros_(output.bias)
 
     def forward(self, losses: Tensor) -> Tensor:
-        """losses: (B, K) -> raw weights (B, K) in (-1, 1)."""
+        """losses: (B, K), of any precision -> raw weights (B, K) in (-1, 1), of this network's."""
         if losses.ndim != 2 or losses.shape[1] != self.exits:
             raise ValueError(f"losses: got shape {tuple(losses.shape)}, expected (B, {self.exits})")
-        return self.layers(losses.detach())
+        first: Any = self.layers[0]
+        return self.layers(losses.detach().to(first.weight.dtype))
 
 
 def center_weights(raw: Tensor, epsilon: float, mode: Centring) -> Tensor:
@@ -71,8 +72,7 @@ def center_weights(raw: Tensor, epsilon: float, mode: Centring) -> Tensor:
     """
     if raw.ndim != 2:
         raise ValueError(f"raw: got shape {tuple(raw.shape)}, expected (B, K)")
-    if mode not in _AXES:
-        raise ValueError(f"mode: got {mode!r}, expected 'mat', 'col' or 'row'")
+    check_mode(mode)
     check_epsilon(epsilon)
     return 1 + epsilon * (raw - raw.mean(_AXES[mode], keepdim=True))
 
@@ -101,16 +101,21 @@ def allocate(confidence: Tensor, rho: float) -> Tensor:
 
     Args:
         confidence: (n, K), how sure each exit is of each sample.
-        rho: ratio of neighbouring shares, see `decision.exit_shares`.
+        rho: ratio of neighbouring shares, in [0, inf], see `decision.exit_shares`: 0 sends all to the first exit.
 
     Returns:
         (n,) int64 in 0..K-1.
+
+    Raises:
+        ValueError: rho below 0, or a confidence that is NaN, which could not be ranked.
 
     >>> torch.bincount(allocate(torch.rand(512, 5), 0.75)).tolist()
     [167, 125, 94, 70, 56]
     """
     if confidence.ndim != 2 or confidence.shape[1] < 1:
         raise ValueError(f"confidence: got shape {tuple(confidence.shape)}, expected (n, exits)")
+    if confidence.isnan().any():
+        raise ValueError("confidence: got NaN, expected numbers that can be ranked")
     number, exits = confidence.shape
     taken = torch.full((number,), exits - 1, dtype=torch.int64, device=confidence.device)
     here = torch.arange(number, device=confidence.device)
@@ -125,7 +130,8 @@ def allocate(confidence: Tensor, rho: float) -> Tensor:
 def exit_losses(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Cross-entropy of every sample at every exit: K logits (B, C) and labels (B,) -> (B, K).
 
-    `ValueError` for labels outside 0..C-1 or not one a sample.
+    Logits of half precision are lifted to float32 first, in which a bin can be counted. `ValueError` for labels
+    outside 0..C-1 or not one a sample.
     """
     number, classes = outputs[0].shape
     if labels.shape != (number,):
@@ -133,7 +139,8 @@ def exit_losses(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
     if number and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         got = f"{int(labels.min())}..{int(labels.max())}"
         raise ValueError(f"labels: got values {got}, expected 0..{classes - 1}, as the model has {classes} classes")
-    return torch.stack([F.cross_entropy(logits, labels, reduction="none") for logits in outputs], 1)
+    full = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in outputs]
+    return torch.stack([F.cross_entropy(logits, labels, reduction="none") for logits in full], 1)
 
 
 def meta_objective(outputs: Sequence[Tensor], labels: Tensor, rho: float) -> Tensor:
@@ -149,6 +156,12 @@ def meta_objective(outputs: Sequence[Tensor], labels: Tensor, rho: float) -> Ten
         sure = torch.stack([confidence(logits) for logits in outputs], 1)
         served = F.one_hot(allocate(sure, rho), len(outputs)).to(losses)
     return ((losses * served).sum(0) / served.sum(0).clamp_min(1)).sum()
+
+
+def check_mode(mode: str) -> None:
+    """Raise `ValueError` unless mode is one of the three ways of centring."""
+    if mode not in _AXES:
+        raise ValueError(f"mode: got {mode!r}, expected 'mat', 'col' or 'row'")
 
 
 def check_epsilon(epsilon: float) -> None:
