@@ -32,7 +32,7 @@ except ImportError:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """In a plain checkout, with only torch, triton, numpy and pytest installed, there are the GPU tests alone."""
-    if PLAIN and collection_path.name.startswith("test_") and collection_path.name != "test_gpu.py":
+    if PLAIN and collection_path.name.startswith("test_") and not collection_path.name.endswith("_gpu.py"):
         return collection_path.is_file() or None
     return None
 

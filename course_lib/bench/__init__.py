@@ -19,7 +19,12 @@ from course_lib.bench.core import Goal, Options, Report, Row, caption, validate
 
 __all__ = ["BENCHES", "Goal", "Options", "Report", "Row", "caption", "latest", "run", "validate"]
 
-BENCHES = {"early-exit": "course_lib.bench.early_exit", "budgeted": "course_lib.bench.budgeted"}
+BENCHES = {
+    "early-exit": "course_lib.bench.early_exit",
+    "budgeted": "course_lib.bench.budgeted",
+    "sparse-conv": "course_lib.bench.sparse_conv",
+    "lasnet": "course_lib.bench.lasnet",
+}
 
 
 def latest(name: str, device: str | None = None, *, data: str | None = None) -> dict[str, Any] | None:
