@@ -21,7 +21,16 @@ from course_lib.plots.estimators import (
     soft_and_hard,
 )
 from course_lib.plots.exit_grid import exit_grid
+from course_lib.plots.granularity import (
+    granularity_dashboard,
+    kernel_timelines,
+    predicted_and_measured,
+    ratio_curves,
+    ratios_by_rate,
+    recorded_granularity,
+)
 from course_lib.plots.lanes import lanes, lanes_dashboard, size_and_noise
+from course_lib.plots.lasnet import block_rates, mask_gallery, masked_block, patch_decision
 from course_lib.plots.ledgers import needed_and_spent, needed_by_difficulty, two_ledgers
 from course_lib.plots.measuring import (
     Measured,
@@ -34,6 +43,21 @@ from course_lib.plots.measuring import (
     warmup_trace,
 )
 from course_lib.plots.recorded import recorded_curves, recorded_networks, recorded_speed, recorded_training
+from course_lib.plots.sparse_conv import (
+    cell_maps,
+    gather_product_scatter,
+    kernel_accesses,
+    mask_dashboard,
+    touched_positions,
+)
+from course_lib.plots.sparse_speed import (
+    break_even_lines,
+    halo_shares,
+    recorded_skipping,
+    speedup_over_density,
+    wave_staircase,
+    waves,
+)
 from course_lib.plots.style import MARKERS, PALETTE, SKIPPED, SPENT, use_style
 from course_lib.plots.weights import (
     accuracy_spread,
@@ -57,6 +81,9 @@ __all__ = [
     "bars_by_exit",
     "bias_and_spread",
     "block_calls",
+    "block_rates",
+    "break_even_lines",
+    "cell_maps",
     "confidence_histograms",
     "early_exit_dashboard",
     "estimator_curves",
@@ -64,18 +91,32 @@ __all__ = [
     "forward_and_backward",
     "gate_dashboard",
     "gate_maps",
+    "gather_product_scatter",
     "gradient_agreement",
+    "granularity_dashboard",
+    "halo_shares",
+    "kernel_accesses",
+    "kernel_timelines",
     "lanes",
     "lanes_dashboard",
     "latency_by_batch",
     "ledger_shares",
+    "mask_dashboard",
+    "mask_gallery",
+    "masked_block",
     "needed_and_spent",
     "needed_by_difficulty",
     "noise_by_gates",
+    "patch_decision",
     "practice_and_exam",
+    "predicted_and_measured",
     "queued_work",
+    "ratio_curves",
+    "ratios_by_rate",
     "recorded_curves",
+    "recorded_granularity",
     "recorded_networks",
+    "recorded_skipping",
     "recorded_speed",
     "recorded_training",
     "reliability_diagram",
@@ -86,9 +127,13 @@ __all__ = [
     "share_bars",
     "size_and_noise",
     "soft_and_hard",
+    "speedup_over_density",
+    "touched_positions",
     "two_ledgers",
     "use_style",
     "warmup_trace",
+    "wave_staircase",
+    "waves",
     "weight_dashboard",
     "weight_loop",
     "weights_by_group",

@@ -37,6 +37,8 @@
 # | [spatial/ranet](../spatial/ranet.ipynb) | How sharp must a picture be? | [msdnet](../instance/msdnet.ipynb) | 55 | 75 |
 # | [instance/l2w](../instance/l2w.ipynb) | Should every exit learn from every image? | [msdnet](../instance/msdnet.ipynb), the chain rule | 55 | 90 |
 # | [training/gradients](../training/gradients.ipynb) | How does a yes or a no learn? | back-propagation, expectation | 60 | 60 |
+# | [spatial/sparse_conv](../spatial/sparse_conv.ipynb) | Can a machine skip pixels and finish earlier? | [measuring](measuring.ipynb), convolution as matrix product | 75 | 85 |
+# | [spatial/lasnet](../spatial/lasnet.ipynb) | How large must a patch be to be worth skipping? | [sparse_conv](../spatial/sparse_conv.ipynb) (first sitting), [gradients](../training/gradients.ipynb) (Gumbel) | 65 | 75 |
 
 # %% [markdown]
 # ## The tasks
@@ -49,6 +51,8 @@
 # | [Exercises: ranet](../../exercises/spatial/ranet.ipynb) | exits of each lane; what an exit costs; the widths of a fusion; inference over lanes |
 # | [Exercises: l2w](../../exercises/instance/l2w.ipynb) | centring weights; who is judged where; the meta-gradient by hand; the look-ahead step |
 # | [Exercises: gradients](../../exercises/training/gradients.ipynb) | the exact gradient; straight-through; REINFORCE; Gumbel noise |
+# | [Exercises: sparse_conv](../../exercises/spatial/sparse_conv.ipynb) | the halo; break-even; gather, multiply, scatter; the addresses of a GPU kernel |
+# | [Exercises: lasnet](../../exercises/spatial/lasnet.ipynb) | what a masked block costs; bounds; the budget's loss; hard masks; choosing the granularity |
 
 # %% [markdown]
 # ## Reading orders
@@ -58,13 +62,15 @@
 #
 # - **From the beginning.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
 #   [msdnet](../instance/msdnet.ipynb), [ranet](../spatial/ranet.ipynb), [l2w](../instance/l2w.ipynb),
-#   [gradients](../training/gradients.ipynb), then *sparse_conv*, *lasnet*, *skimming*, *adafocus*, *dapl*, *cg_p*.
+#   [gradients](../training/gradients.ipynb), [sparse_conv](../spatial/sparse_conv.ipynb),
+#   [lasnet](../spatial/lasnet.ipynb), then *skimming*, *adafocus*, *dapl*, *cg_p*.
 # - **A weekend alone.** Saturday morning [why_adapt](why_adapt.ipynb) and [measuring](measuring.ipynb) (2 h 30 with
-#   the tasks); Saturday afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday: the
-#   fourth task of msdnet, and then *put one exit on a network of your own and show the gain in milliseconds*. Later
-#   *sparse_conv* takes the Sunday.
-# - **A performance engineer.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb), *sparse_conv*, the part of
-#   [gradients](../training/gradients.ipynb) on Gumbel noise, *lasnet*.
+#   the tasks); Saturday afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday morning
+#   [sparse_conv](../spatial/sparse_conv.ipynb) to its marked stop with three tasks (1 h 30); Sunday afternoon
+#   [lasnet](../spatial/lasnet.ipynb), and then *put one exit on a network of your own and show the gain in milliseconds*.
+# - **A performance engineer.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
+#   [sparse_conv](../spatial/sparse_conv.ipynb), the part of [gradients](../training/gradients.ipynb) on Gumbel noise,
+#   [lasnet](../spatial/lasnet.ipynb).
 # - **Language.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
 #   [gradients](../training/gradients.ipynb), *skimming*, *dapl*.
 # - **Video.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
@@ -73,8 +79,8 @@
 # - **Theory of training.** [msdnet](../instance/msdnet.ipynb), [l2w](../instance/l2w.ipynb),
 #   [gradients](../training/gradients.ipynb).
 # - **Half a course, six weeks.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
-#   [msdnet](../instance/msdnet.ipynb), [gradients](../training/gradients.ipynb), *sparse_conv* (first sitting),
-#   *lasnet*.
+#   [msdnet](../instance/msdnet.ipynb), [gradients](../training/gradients.ipynb), [sparse_conv](../spatial/sparse_conv.ipynb)
+#   (first sitting), [lasnet](../spatial/lasnet.ipynb).
 
 # %% [markdown]
 # ## The map
@@ -134,7 +140,7 @@
 #
 # | leaf | the idea in one line |
 # |---|---|
-# | Dynamic sparse convolution | Compute only the positions a mask keeps: gather, convolve, scatter. |
+# | [Dynamic sparse convolution](../spatial/sparse_conv.ipynb) | Compute only the positions a mask keeps: gather, convolve, scatter. |
 # | Additional refinement | A cheap pass everywhere and an expensive one where it matters. |
 # | Dynamic weights per pixel | Every position has its own predicted kernel. |
 # | Dynamic receptive field | Every position chooses how far it looks. |
@@ -192,8 +198,6 @@
 #
 # | to come | the question | needs | reading, min | exercises, min |
 # |---|---|---|---|---|
-# | spatial/sparse_conv | Can a machine skip pixels and finish earlier? | measuring, convolution as matrix product | 75 | 85 |
-# | spatial/lasnet | How large must a patch be to be worth skipping? | sparse_conv, gradients | 65 | 75 |
 # | temporal/skimming | Which words may stay unread? | gradients, a recurrent cell | 60 | 70 |
 # | temporal/adafocus | Where in a video does it happen? | gradients | 65 | 90 |
 # | beyond/dapl | Can a sentence move a classifier to a new world? | softmax, a transformer block | 60 | 75 |
