@@ -56,6 +56,7 @@ from course_lib.spatial.ranet import RANet
 NETWORKS = ("MSDNet", "RANet", "L2W-DEN")
 SEEDS = (0, 1, 2)
 RHOS = (0.1, 0.2, 0.4, 0.6, 0.75, 1.0, 1.3, 1.6)
+RATE = 0.1  # learning rate, for every network
 STEP = 128  # samples of one update, for every network
 SEEN = 48_000  # training images a network sees, on the CPU
 MARGIN = 0.0025
@@ -132,9 +133,9 @@ def _train(task: ImageTask, network: str, seed: int, device: str, epochs: int) -
     augment = None if task.name == "shapes" else _flip
     if network == "L2W-DEN":
         # a hundred times fewer steps than published, so ten times the published rate for the weights
-        fit_l2w(model, task.train, epochs=epochs, batch_size=2 * STEP, lr=0.1, wpn_lr=1e-3, seed=seed, augment=augment)
+        fit_l2w(model, task.train, epochs=epochs, batch_size=2 * STEP, lr=RATE, wpn_lr=1e-3, seed=seed, augment=augment)
     else:
-        fit = partial(train.fit, batch_size=STEP, lr=0.1, nesterov=False, progress=False)
+        fit = partial(train.fit, batch_size=STEP, lr=RATE, nesterov=False, progress=False)
         fit(model, task.train, epochs=epochs, seed=seed, augment=augment)
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     return Trained(network, seed, weights, train.study(model, task.validation, task.test), core.commit())
@@ -165,7 +166,8 @@ def _train_all(task: ImageTask, options: Options) -> Iterator[Trained]:
 def _train_or_load(folder: Path, task: ImageTask, device: str, epochs: int, network: str, seed: int) -> Trained:
     """The network of an earlier run under the same plan, or one trained now and kept."""
     file = folder / f"{task.name}-{network}-{seed}.{torch.device(device).type}.pt"
-    plan = {"images": len(task.train[0]), "size": task.size, "epochs": epochs, "step": STEP}
+    sizes = [len(images) for images, _ in (task.train, task.validation, task.test)]
+    plan = {"images": sizes, "size": task.size, "epochs": epochs, "step": STEP, "lr": RATE}
     kept = torch.load(file, weights_only=True) if file.is_file() else {}
     if kept.get("plan") == plan:
         return Trained(network, seed, kept["weights"], ExitStudy(**kept["study"]), kept["commit"])

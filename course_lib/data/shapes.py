@@ -74,7 +74,8 @@ def shapes(
     always differ by at least 0.8 in RGB distance and 0.32 in mean brightness, so colour makes no image impossible.
 
     With `radius` or `noise` given, the difficulty no longer sets it: drawn independently, the two can be told apart.
-    All else stays as the seed draws it, so the same picture can be had at another size or under another noise.
+    All else stays as the seed draws it, but that a centre's freedom follows the radius: the same picture can be had at
+    another size or under another noise.
 
     Args:
         n: number of images, 0 included. Classes are shuffled, their counts differ by at most one.

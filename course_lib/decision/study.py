@@ -105,7 +105,8 @@ class ExitStudy:
 
     def cheapest(self, margin: float = 0.0025) -> OperatingPoint:
         """The cheapest setting that loses at most `margin` of the last exit's accuracy on the validation samples."""
-        least = _accuracy(self.validation_logits[-1], self.validation_labels) - margin
+        # the last digit: a setting that loses exactly the margin must not be lost to rounding
+        least = _accuracy(self.validation_logits[-1], self.validation_labels) - margin - 1e-9
         good = [setting for setting in self._settings if setting.accuracy >= least]
         return self._result(min(good, key=lambda setting: setting.cost))
 

@@ -208,10 +208,12 @@ def drnet_loss(output: DRNetOutput, labels: Tensor, costs: Sequence[float], *, t
         target: mean multiply-adds an image that cost nothing extra; eta: weight of the charge, 0 or more.
 
     Raises:
-        ValueError: a negative eta, or a target below the cheapest resolution, which no choice can meet.
+        ValueError: a negative eta, equal costs, or a target below the cheapest resolution, which no choice can meet.
     """
     if eta < 0:
         raise ValueError(f"eta: got {eta}, expected 0 or more")
+    if max(costs) == min(costs):
+        raise ValueError(f"costs: got {list(costs)}, expected resolutions of different cost")
     if target < min(costs):
         raise ValueError(f"target: got {target:g}, expected at least {min(costs):g}, the cheapest resolution")
     # L = CE + eta max((F - alpha) / (F_max - F_min), 0)

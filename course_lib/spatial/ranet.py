@@ -82,7 +82,10 @@ class RANetConfig:
             wanted = "coarse to fine, from the widest lane to the narrowest, such as (4, 2, 1)"
             raise ValueError(f"factors: got {factors}, expected {wanted}")
         if not 0 < self.compress < 1 or not 0 < self.reduction <= 1:
-            raise ValueError(f"compress, reduction: got {self.compress}, {self.reduction}, expected shares below 1")
+            got = f"{self.compress}, {self.reduction}"
+            raise ValueError(f"compress, reduction: got {got}, expected shares above 0, below 1 and at most 1")
+        if min(self.head, default=1) < 1:
+            raise ValueError(f"head: got {self.head}, expected widths of at least 1")
         if lanes > 1 and int(self.compress * self.growth * factors[-1]) < 1:
             wanted = f"at least {1 / self.compress:g}, so that one of them can come from the lane before"
             raise ValueError(f"growth: got {self.growth * factors[-1]} channels in the last lane, expected {wanted}")
@@ -137,8 +140,10 @@ class Layer(nn.Module):
         """x: (N, C, H, W), low: (N, >= C_low, h, w) -> (N, C + growth, H', W')."""
         # x_{i+1} = [ resize(x_i), resize(low path(low_i)), own path(x_i) ], resized to the own path's result
         new = self.own(x)
-        if self.low is None or low is None:
+        if self.low is None:
             return torch.cat([x, new], 1)
+        if low is None:
+            raise ValueError("low: got None, expected the state of the lane before, as this layer fuses it")
         fused = self.low(low[:, : self.reads])
         return torch.cat([_resize(x, new), _resize(fused, new), new], 1)
 

@@ -21,7 +21,7 @@
 #
 # **You will be able to**
 # - *build* a block that decides, cell by cell, what to compute, and *prove* that skipping leaves its answer alone;
-# - *train* such decisions to a budget, and *explain* why they end up as whole layers unless something forbids it;
+# - *train* such decisions to a budget, and *explain* why some end up as whole layers unless something forbids it;
 # - *predict* the time of a block from the description of a device, and say where the saved work went;
 # - *choose* the size of the cells for a device, stage by stage;
 # - *judge* a predictor by a measurement of your own.
@@ -65,10 +65,11 @@ for cell in (1, 8):
     print(f"a quarter of the cells of {cell}x{cell}: {sparse / static:.3f} of that")
 
 # %% [markdown]
-# A quarter of the work takes 1.045 times *as long* as all of it, if it comes in pixels. The same share in squares of 8
-# takes 0.603. These are predictions, not measurements, and we shall hold such predictions against a clock further
-# down. But suppose they are right: three quarters of the multiply-adds are gone, and the time is still there. **Before
-# you read on, say where it went**, and how large you would make the squares.
+# A quarter of the positions takes 1.045 times *as long* as all of them, if they come as pixels. The same share in
+# squares of 8 takes 0.603. These are predictions, not measurements, and we shall hold such predictions against a clock
+# further down. But suppose they are right: three quarters of the positions are gone, more than half of the
+# multiply-adds with them, and the time is still there. **Before you read on, say where it went**, and how large you
+# would make the squares.
 #
 # ## A block that asks first
 #
@@ -182,9 +183,9 @@ plt.show()
 
 # %% [markdown]
 # The mask's multiplication sign stands *after* the third convolution, and nowhere else: what is masked earlier changes
-# the function (we shall run that mistake). Is the bill right? The library keeps it in `block_macs`. The cell sets its sum
-# against a counter that watches the operators while `infer` runs on this one picture, with its masks given, so that the
-# maskers stand apart.
+# the function (we shall run that mistake). Is the bill right? The library keeps it in `block_macs`. The cell sets its
+# sum against a counter that watches the operators while `infer` runs on this one picture, with its masks given, so that
+# the maskers stand apart.
 
 
 # %%
@@ -268,11 +269,12 @@ print("a block below 10 %:", bool(spent.block_rates.min() < 0.1))
 assert spent.block_rates.max() > 0.9 > 0.1 > spent.block_rates.min()
 
 # %% [markdown]
-# One block does everything and another next to nothing, for every picture and every cell. The network has not learnt
-# *where* to look. It has learnt *layer skipping*. The left half of the next figure shows how: as soon as the hatched
-# bounds open, the blocks part. (The curves are those of training, with its noise, which blurs the extremes.)
+# One block computes practically everything, another nothing, and only the third still chooses cells. Two of three
+# blocks have become *layer skipping*, although nobody asked for it. The left half of the next figure shows how: as soon
+# as the hatched bounds open, the blocks part. (The curves are those of training, with its noise, which blurs the
+# extremes.)
 
-# %% mystnb={"image": {"alt": "Two panels of lines over 400 training steps. Left, a budget for the network: three blocks start at 1, drop to the opening bounds, then part: one stays high, one falls towards 0. Right, a budget for each block: two blocks fall to about 0.4 and stay together."}}
+# %% mystnb={"image": {"alt": "Two panels of lines over 400 training steps. Left, a budget for the network: three blocks start at 1, drop to the opening bounds, then part: one stays high, one falls towards 0. Right, a budget for each block: two blocks fall to about 0.35 and stay together."}}
 limits = [lasnet.bounds(step, 400, 0.5) for step in range(400)]
 runs = {
     "a budget for the network": (free_log.block_rates, 0.5),
@@ -282,22 +284,21 @@ _ = plots.block_rates(runs, limits)
 plt.show()
 
 # %% [markdown]
-# That is no failure of the training. On an easy task one good block is enough, and dropping a block saves its halo as
-# well, so the loss has found a better optimum than the one we had in mind. On ImageNet, with blocks that all have
-# something to add, the published networks do select in space. But the formula does not ask for it.
+# That is no failure of the training. The loss asks only for the sum, and dropping a block saves its halo as well.
+# Nothing in the formula asks every block to select in space.
 #
 # If masks are to follow the object, something must forbid the other way out. The network of the first half was trained
 # with the stricter loss of the right panel, $\frac{1}{L}\sum_\ell (p_\ell - t)^2$: every block gets the same budget and
 # has to spend it *somewhere*.
 
-# %% mystnb={"image": {"alt": "Eight noisy pictures, each twice, with the cells that block 1 and block 2 skip pale and hatched. In both rows most of the cells left open lie over the bright glyph."}}
+# %% mystnb={"image": {"alt": "Eight noisy pictures, each twice, with the cells that block 1 and block 2 skip pale and hatched. The cells of the glyph are open in both rows; block 2 opens several cells of noise, too."}}
 gallery = {f"block {k + 1}": m[:8, 0].cpu() for k, m in enumerate(answer.masks)}
 _ = plots.mask_gallery(test.images[:8], gallery)
 plt.show()
 
 # %% [markdown]
-# The open cells gather at the glyph. To say it for all 4000 pictures, compare the cells that are mostly glyph with
-# those that the glyph does not touch.
+# The glyph is nearly always open; most of the rest is closed. To say it for all 4000 pictures, compare the cells that
+# are mostly glyph with those that the glyph does not touch.
 
 # %%
 on_glyph = test.overlap(4) > 0.5  # cells that are mostly glyph
@@ -363,11 +364,11 @@ _ = plots.kernel_timelines(timeline, v100.launch_s)
 plt.show()
 
 # %% [markdown]
-# Unfused, half of the work takes longer than all of it. The convolutions did shrink, but gathers, a scatter and a
-# masker came on top. The paper fuses four pairs. The masker becomes one more output channel of the first convolution,
-# which is then dense. The gather disappears into the second one, which reads its input by index. The third works on
-# compact patches, and the scatter adds right into the shortcut. At 8 microseconds each, the launches hardly count
-# here; what fusing saves is reading and writing maps.
+# Unfused, half of the cells take longer than all of them. The convolutions did shrink, but gathers, a scatter and a
+# masker came on top. The paper fuses three pairs. The masker becomes one more output channel of the first convolution,
+# which is then dense and needs no gather. The other gather disappears into the second one, which reads its input by
+# index. The third works on compact patches, and the scatter adds right into the shortcut. At 8 microseconds each, the
+# launches hardly count here; what fusing saves is reading and writing maps.
 #
 # ## A clock made of formulas
 #
@@ -381,9 +382,7 @@ for tiles in (40, 80, 81):
     busy = lasnet.efficiency(tiles, v100.engines)
     print(f"{tiles} tiles on 80 engines: {ceil(tiles / 80)} wave(s), {busy:.2f} busy")
 for run in (1, 4, 16):
-    print(
-        f"runs of {run:2} numbers: {lasnet.sector_efficiency(run, 40):.2f} of a read used"
-    )
+    print(f"run length {run:2}: {lasnet.sector_efficiency(run, 40):.2f} of a read used")
 
 # %% [markdown]
 # *Lanes*: an engine keeps four instructions in flight in each of its 64 lanes, so fewer than 256 results at once leave
@@ -425,16 +424,16 @@ for cell in (1, 2, 4, 8):
     print(f"S = {cell}: conv 2 takes {parts['conv2'] / full:.2f} of the static one")
 
 # %% [markdown]
-# A quarter of the work in 1.55 of the time, for one convolution. The predictor's best tile for a single pixel is 3
-# channels of that pixel; with anything larger, the 80 engines would find too few tiles to share. So each pixel is cut
-# into 22 slices of channels, and every slice reads the nine neighbours again. A cell of 8x8 can be cut in space
+# A quarter of the positions in 1.55 of the time, for one convolution. With single pixels a tile must be cut along the
+# channels, or the 80 engines would find too few tiles to share, and every slice of channels reads the nine neighbours
+# again. A cell of 8x8 can be cut in space
 # instead, where neighbours share what they read. That is where the rest went: not into arithmetic, but into reading the
 # same numbers over and over, and into lanes without work.
 
 # %% [markdown]
 # **Predict (b).** The Jetson TX2 is a board for robots, with 2 engines instead of 80. The same block, single pixels, a
 # quarter of them computed: 1.045 of the static time on the V100. On the TX2 it is about (i) 1.05, the work is the
-# same, (ii) 1.5, a weaker device suffers more, (iii) 0.5?
+# same, (ii) 1.5, a weaker device suffers more, (iii) 0.5? (The V100 gets 128 pictures at once, the TX2 one.)
 
 # %% tags=["hide-output"] mystnb={"image": {"alt": "Two panels of predicted time over static time against the share of cells computed, for S of 1, 2, 4 and 8. On one device the curves fan out and cross 1 at shares from 0.23 to 0.78, on the other they lie on top of each other and cross near 0.9."}}
 own = lasnet.predict_block(tx2, **block)
@@ -456,8 +455,8 @@ plt.show()
 
 # %% [markdown]
 # The stars in that figure mark the *break-even*: the largest share of cells at which skipping still wins. For pixels on
-# the V100 it is less than a quarter; for cells of 8x8 it is more than three quarters. Granularity does not save a
-# single multiply-add, and moves the break-even by half of the map.
+# the V100 it is less than a quarter; for cells of 8x8 it is more than three quarters. In these formulas, which leave
+# the halo out, granularity does not save a single multiply-add; still it moves the break-even by half of the map.
 
 # %%
 for name, spec in DEVICES.items():
@@ -492,8 +491,10 @@ print(f"the formula: {layer:.2f}; masker plus half of the static block: {mixture
 # %% [markdown]
 # ## Choosing the cells
 #
-# Between the ends we can now choose. For each stage of a ResNet we ask for the ratio of every $S$ that divides the
-# stage's map, at a rate of one half, and take the smallest. That is the whole procedure.
+# Between the ends we can now choose. For each stage of a ResNet we ask for the ratio of every $S$ of 1, 2, 4, 7 and 8
+# that divides the stage's map, at a rate of one half, and take the fastest. The list matters: nothing in the formulas
+# prefers small cells, and with 14 and 28 in it they would choose those for the large maps of a V100. What small cells
+# are good for, following an object, is not in the predictor, and so the list stops at 8.
 
 # %%
 depth, sides = (3, 4, 23, 3), lasnet.STAGE_MAPS  # ResNet-101: blocks and map of each stage
@@ -515,8 +516,7 @@ for name in ("V100", "Jetson TX2"):
 # %% [markdown]
 # For the V100 the procedure gives 8-4-7-1, which is what its authors published for such GPUs. For the TX2 it gives
 # 4-2-2-1, where they used 4-4-2-1; the two differ by less than a hundredth there. The stages differ because the maps
-# do: late maps are small, and few large cells fit in. A small cell would follow an object more closely, so one takes
-# the smallest that the machine does not punish.
+# do: late maps are small, and few large cells fit in.
 
 # %%
 theirs = lasnet.predict_network(tx2, depth=depth, granularity=(4, 4, 2, 1), rate=0.5)
@@ -563,14 +563,14 @@ plt.show()
 
 # %% [markdown]
 # Three positions of the hand. At a quarter of the cells both devices gain, in different cells. Moving the rate to 0.75
-# takes most of the V100's gain away, though a quarter of the work is still skipped: there the fixed parts, masker and
-# shortcut, eat what the convolutions save.
+# takes most of the V100's gain away, though a quarter of the cells is still skipped: there the first convolution is
+# dense again, and masker and scatter take most of the little that the others save.
 #
 # ## A predictor is a hypothesis
 #
-# Formulas with six numbers in them can be right about everything and wrong about you. So we measure. The cell below
-# builds two blocks of ResNet-50, folds their BatchNorm, and times them on this machine for cells of 1 and of 4 and
-# random masks, masker and lists included. The static block is timed in the same rounds, and of fifteen rounds the
+# Formulas with a handful of numbers in them can be right about everything and wrong about you. So we measure. The cell
+# below builds two blocks of ResNet-50, folds their BatchNorm, and times them on this machine for cells of 1 and of 4
+# and random masks, masker and lists included. The static block is timed in the same rounds, and of fifteen rounds the
 # fastest counts. Beside the points stand the predictions for the device that the probe described.
 
 
@@ -665,9 +665,9 @@ assert off.sum() > whole.sum() / 3
 assert not (off & inside).any()
 
 # %% [markdown]
-# More than a third of the positions are wrong, and every one of them sits at a rim. In a lone cell of 4x4 only the
-# middle four positions are safe. The network still gives an answer, and often the right one, so accuracy alone will not tell you;
-# comparing with dense-and-multiplied does. The second mistake forgets to switch off the noise.
+# More than a third of the active positions are wrong, and every one of them sits at a rim. In a lone cell of 4x4 only
+# the middle four positions are safe. The network still gives an answer; comparing with dense-and-multiplied tells. The
+# second mistake forgets to switch off the noise.
 
 # %%
 draws = [with_noise(seeing, x[:500], seed).masks[0] for seed in (1, 2)]
@@ -679,7 +679,7 @@ print("without noise:", int((calm[0] != calm[1]).sum()), "entries differ")
 
 # %% [markdown]
 # The third is a slip of the pencil: charging all three convolutions for the mask and none for its halo. For cells of 4
-# it is off by a few per cent, for pixels it is off by nearly everything the first convolution was to save.
+# the bill comes out 16 % too small where a quarter is active, for pixels 39 %.
 
 # %%
 for cell in (1, 2, 4, 8):

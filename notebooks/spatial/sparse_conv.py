@@ -78,8 +78,8 @@ for name in masks:
 
 # %% [markdown]
 # Neither is four times as fast, and the cells beat the scattered positions. A quarter of the positions, so why not four
-# times? And the two masks have as many active positions as each other: why should the
-# *shape* of a mask matter at all?
+# times? And the two masks have nearly as many active positions (196 and 192): why should the *shape* of a mask matter
+# at all?
 #
 # **Before you read on, say what you would do** to find out where the time goes.
 #
@@ -186,7 +186,7 @@ plt.show()
 # %% [markdown]
 # The product takes most of it, the copies a small part, the list almost nothing. That is so because there are many
 # channels. With half as many the product has a quarter of the multiplications, and the copies are still half as long:
-# skipping with few channels never pays.
+# the fewer the channels, the larger the share that the copies take.
 #
 # ## Three functions, one name
 #
@@ -362,12 +362,13 @@ _ = plots.break_even_lines(
 plt.show()
 
 # %% [markdown]
-# The points in between stay near the line, often a little above it in the middle, because the halo grows faster than
-# the density there. A predicted break-even at the right end says that this block would gain at any density, which is
+# The points lie above the line, most of all at small densities. An empty list costs less than a list with one cell, so
+# the timing at 0 flatters the fixed price, and the halo, which grows faster than the density there, adds to it. A
+# predicted break-even at the right end says that this block would gain at any density, which is
 # possible where the dense code is not at its best, either. On another machine, with another number of threads, the two
 # end points are others, and so is the crossing: that is why one measures two timings and not one constant.
 
-# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Times as fast as dense over the share of active positions, for pixels, cells of 4x4 and a disc. All three curves rise to the left, far below the curve 1/d. The pixels' curve is the lowest at small densities, the disc's the highest. A level line at 1."}}
+# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Times as fast as dense over the share of active positions, for pixels, cells of 4x4 and a disc. All three curves rise to the left, below the curve 1/d at small densities and close to it near 1. The pixels' curve is the lowest at small densities, the disc's the highest. A level line at 1."}}
 kinds = {"pixels": (1, "scattered"), "cells": (4, "scattered"), "disc": (1, "disc")}
 speedups = {}
 for kind, (cell, shape) in kinds.items():
@@ -382,8 +383,9 @@ plt.show()
 
 # %% [markdown]
 # This is the figure to ask for whenever somebody reports a speed-up: over the density, with the kind of mask named, and
-# with the line $1/d$ above it. Three things keep the curves from that promise. The halo holds down the pixels' curve.
-# The fixed price bends all of them at the left end. And the price for each position sets where they cross 1.
+# with the line $1/d$ beside it. Three things keep the curves from that promise. The halo holds down the pixels' curve.
+# The fixed price bends all of them at the left end. And the price for each position sets the height at the right end,
+# above or below 1.
 #
 # A busy laptop is no benchmark. The recorded run of `course bench sparse-conv --record` uses the time of one thread on
 # the processor, so that other programs do not count, and draws the floor as well: what multiply-adds and bytes alone
@@ -413,9 +415,8 @@ for d in (0.5, 0.25, 0.1, 0.05):
     assert limits[0] < limits[1] < 1 / d
 
 # %% [markdown]
-# At d = 0.05 the promise of 20 has shrunk to 8, and the layer that reads the most memory, 512 channels wide, is the one
-# that gains least. On a GPU, where such a 1x1 convolution waits for memory rather than for arithmetic, it is the layer
-# that decides. Masks that are learned pixel by pixel (as DynConv's are {cite}`verelst2020dynconv`) are not random: they
+# At d = 0.05 the promise of 20 has shrunk to 8, and the layer that reads the wide map of 512 channels is the one that
+# gains least. Masks that are learned pixel by pixel (as DynConv's are {cite}`verelst2020dynconv`) are not random: they
 # follow objects, and look more like the disc. Nothing in the loss asks them to, though, unless it charges the halo.
 #
 # ## Turn it yourself
@@ -477,9 +478,9 @@ _ = plots.mask_dashboard([look(*hands_at) for hands_at in shown])
 plt.show()
 
 # %% [markdown]
-# All four rows have the same density. From row to row the dotted halo shrinks, and with it the touched share and the
-# multiply-adds. Set the cell to 28, the whole map, and you skip whole blocks: pixel skipping and layer skipping are the
-# two ends of one slider. The next chapter, on LASNet, asks which position on it suits which machine.
+# All four rows have practically the same density. From row to row the dotted halo shrinks, and with it the touched
+# share and the multiply-adds. Set the cell to 28, the whole map, and you skip whole blocks: pixel skipping and layer
+# skipping are the two ends of one slider. The next chapter, on LASNet, asks which position on it suits which machine.
 #
 # ## The masker's tax
 #
@@ -551,12 +552,13 @@ for fill in (0.0, float("nan")):
     wrong = ((y - right).abs() > 1e-3) | y.isnan()
     positions = wrong[kept].view(-1).float().mean()
     print(
-        f"scratch of {fill}: wrong at the border of cells: {bool(positions > 0.5)}, NaN: {bool(y.isnan().any())}"
+        f"scratch of {fill}: over half of the active numbers wrong: {bool(positions > 0.5)},"
+        f" NaN: {bool(y.isnan().any())}"
     )
 
 # %% [markdown]
 # With zeros nothing fails: most active outputs are simply wrong, since in 4x4 cells twelve of sixteen positions lie at
-# a border. Accuracy drops by a little, and one blames the mask. NaN makes the mistake loud, because a single
+# a border. Nothing but a comparison with the dense block tells. NaN makes the mistake loud, because a single
 # uninitialised value that is read spoils every number it meets. All tests of the library fill what is not initialised
 # with NaN for this reason, and so does the check of your fourth task.
 #
@@ -611,8 +613,8 @@ plt.show()
 # is not one number but all channels of a position, one after the other: that is why *channels last* is the layout to
 # have. Hollow marks lie outside the map. They must not be read; they count as zero.
 #
-# Here is the kernel. Every `tl.load` has a mask of its own: rows beyond the end of the list, and taps outside the map,
-# are not read.
+# Here is the kernel. Every load that depends on the list has a mask: rows beyond the end of the list, and taps outside
+# the map, are not read.
 
 
 # %%

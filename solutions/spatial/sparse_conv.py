@@ -135,8 +135,7 @@ def masked_conv(x: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         (N, K, H, W): the dense convolution where the mask is set, exactly 0 elsewhere. Only A
-        rows of 9C numbers may be multiplied by the weights, with one product of matrices. Nothing
-        active gives zeros.
+        rows of 9C numbers may be multiplied by the weights. Nothing active gives zeros.
     """
     ### BEGIN SOLUTION
     n, h, w = mask[:, 0].nonzero(as_tuple=True)

@@ -88,6 +88,14 @@ def test_within_keeps_the_budget_and_more_money_is_never_worse(seed: int, budget
         assert other_cost > budget or other <= accuracy
 
 
+def test_a_setting_that_loses_exactly_the_margin_is_good_enough():
+    labels = torch.zeros(2000, dtype=torch.int64)
+    first, last = (torch.tensor([4.0, 0.0]).repeat(2000, 1) for _ in range(2))
+    first[:14], last[:9] = torch.tensor([0.0, 4.0]), torch.tensor([0.0, 4.0])  # 1986 and 1991 right
+    study = decision.ExitStudy((1.0, 2.0), (first, last), labels, (first, last), labels)
+    assert study.cheapest(0.0025).cost == 1.0
+
+
 def test_choices_do_not_look_at_the_test_samples():
     study = made()
     shuffled = dataclasses.replace(study, test_labels=study.test_labels.roll(1))

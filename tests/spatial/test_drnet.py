@@ -187,3 +187,5 @@ def test_bad_arguments_are_named():
         drnet_loss(output, labels, model.costs(), target=1e9, eta=-1)
     with pytest.raises(ValueError, match="target: got 1"):
         drnet_loss(output, labels, model.costs(), target=1.0, eta=0.1)
+    with pytest.raises(ValueError, match=r"costs: got \[2.0, 2.0\]"):
+        drnet_loss(output, labels, [2.0, 2.0], target=3.0, eta=0.1)

@@ -172,6 +172,27 @@ def test_sparse_equals_dense_and_masked(granularity, stride, rate, squeeze, same
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("squeeze", [0, 2])
+@pytest.mark.parametrize(("granularity", "stride", "side"), [(1, 2, 7), (2, 2, 7), (4, 1, 6), (4, 2, 11)])
+def test_sizes_that_nothing_divides(granularity, stride, side, squeeze):
+    torch.manual_seed(0)
+    block = shaken(MaskedBlock(8, 4, 8, granularity=granularity, stride=stride, squeeze=squeeze))
+    with torch.no_grad():
+        block.masker.conv.bias.zero_()
+    x = torch.rand(3, 8, side, side)
+    out = -(-side // stride)
+    rows = -(-out // granularity)
+    with torch.no_grad():
+        mask = block.masker(x)
+        assert mask.shape == (3, 1, rows, rows)
+        for chosen in (mask, (torch.rand(mask.shape) < 0.5).float(), torch.ones_like(mask)):
+            expected = block.dense(x, chosen)
+            assert expected.shape == (3, 8, out, out)
+            found = block.sparse(x.contiguous(memory_format=torch.channels_last), *block.active(chosen, x))
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert block.macs(side).masker == 2 * 8 * rows**2
+
+
 @pytest.mark.parametrize("backend", ["auto", "gather"])
 def test_infer_equals_forward(backend):
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ from course_lib.spatial.lasnet import (
     sector_efficiency,
     tile_sizes,
 )
+from course_lib.spatial.lasnet.predictor import _patches
 
 V100, TX2, RTX3060 = HardwareSpec.v100(), HardwareSpec.jetson_tx2(), HardwareSpec.rtx3060()
 
@@ -154,6 +155,13 @@ def test_more_cells_never_take_less_time(device, stage, s, rates):
     low, high = sorted(rates)
     times = [predict_block(DEVICES[device], granularity=s, rate=r, **block(256 << stage, size)) for r in (low, high)]
     assert times[0] <= times[1]
+
+
+@pytest.mark.parametrize(("size", "cell"), [(56, 14), (56, 8), (28, 2), (28, 1), (56, 1)])
+def test_a_share_of_m_cells_is_m_cells(size, cell):
+    n = (size // cell) ** 2
+    assert [_patches(size, cell, m / n) for m in range(n + 1)] == list(range(n + 1))
+    assert _patches(size, cell, 1e-4 / n) == 1  # a part of a cell is a cell
 
 
 def test_schedules():

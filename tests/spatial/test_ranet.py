@@ -513,6 +513,8 @@ def test_other_bad_configurations():
         RANet.cifar(10, growth=3)
     with pytest.raises(ValueError, match="compress, reduction: got 1"):
         RANetConfig((1,), (1,), 8, 8, 1, "even", 1, 1, 10, compress=1)
+    with pytest.raises(ValueError, match=r"head: got \(0,\)"):
+        RANetConfig((1,), (1,), 8, 8, 1, "even", 1, 1, 10, head=(0,))
     assert RANet(RANetConfig((1,), (1,), 8, 2, 1, "even", 2, 1, 10, size=None)).exits == 2  # one lane fuses nothing
 
 

@@ -46,6 +46,7 @@ block_macs = Check(
     wrong_answers={
         "no_halo": lambda parts, a, a_dilated: _block_macs(parts, a, a),
         "halo_everywhere": lambda parts, a, a_dilated: _block_macs(parts, a_dilated, a_dilated),
+        "halo_of_the_3x3": lambda parts, a, a_dilated: _block_macs(parts, a, a) + (a_dilated - a) * parts["conv2"],
         "free_masker": lambda parts, a, a_dilated: _block_macs(parts, a, a_dilated, masker=0.0),
         "masks_the_shortcut": lambda parts, a, a_dilated: _block_macs(parts, a, a_dilated, shortcut=a),
         "masked_masker": lambda parts, a, a_dilated: _block_macs(parts, a, a_dilated, masker=a),
@@ -55,6 +56,7 @@ block_macs = Check(
         "rim of an active cell, and who must have computed it?",
         "halo_everywhere": "You charged all three convolutions for the dilated mask. Which of them has a 3x3 behind it "
         "that looks beyond the cell?",
+        "halo_of_the_3x3": "You charged the 3x3 for the dilated mask. Whose *output* is the halo, and whose *input*?",
         "free_masker": "Your bill leaves out the masker. Who decided which cells are active, and on how many of them?",
         "masks_the_shortcut": "You charged the shortcut for the active share only. Where the mask is 0, what is the "
         "output of the block made of?",
@@ -169,6 +171,16 @@ def _squares_each_image(macs: Tensor, static: Tensor, target: float, upper: floa
     return ((macs.sum(1) / static.sum() - target) ** 2).mean() + (outside**2).mean()
 
 
+def _squares_each_network(macs: Tensor, static: Tensor, target: float, upper: float, lower: float) -> Tensor:
+    rates = macs.mean(0) / static
+    return ((macs.sum(1) / static.sum() - target) ** 2).mean() + (rates - rates.clamp(lower, upper)).pow(2).mean()
+
+
+def _sums_the_blocks(macs: Tensor, static: Tensor, target: float, upper: float, lower: float) -> Tensor:
+    rates = macs.mean(0) / static
+    return (macs.sum(1).mean() / static.sum() - target) ** 2 + (rates - rates.clamp(lower, upper)).pow(2).sum()
+
+
 def _mean_of_rates(macs: Tensor, static: Tensor, target: float, upper: float, lower: float) -> Tensor:
     rates = macs.mean(0) / static
     return (rates.mean() - target) ** 2 + (rates - rates.clamp(lower, upper)).pow(2).mean()
@@ -190,6 +202,8 @@ budget_loss = Check(
     ],
     wrong_answers={
         "squares_each_image": _squares_each_image,
+        "squares_the_network_each_image": _squares_each_network,
+        "sums_the_blocks": _sums_the_blocks,
         "forgets_the_bounds": lambda *args: _budget_loss(*args, blocks_count=False),
         "mean_of_block_rates": _mean_of_rates,
         "only_upwards": lambda macs, static, target, upper, lower: (
@@ -200,6 +214,10 @@ budget_loss = Check(
     diagnoses={
         "squares_each_image": "You squared for each image and took the mean afterwards. What does that ask of an easy "
         "and a hard image that meet the budget together?",
+        "squares_the_network_each_image": "Your blocks are right; for the network you squared for each image and took "
+        "the mean afterwards. What does that ask of an easy and a hard image that meet the budget together?",
+        "sums_the_blocks": "You added up what the blocks are out of bounds by. What happens to that part of the loss "
+        "in a network of twice as many blocks?",
         "forgets_the_bounds": "Your loss looks at the network as a whole. Where do the upper and the lower bound of "
         "each block come in?",
         "mean_of_block_rates": "You took the mean of the blocks' rates for the rate of the network. Does a block of "
@@ -242,13 +260,15 @@ def _hard_mask(
     detached: bool = False,
     cool_logits: bool = False,
     own_noise: bool = False,
+    shared_noise: bool = False,
 ) -> Tensor:
     """Two logits as one, with the difference of two Gumbels; the flags are the planted mistakes."""
     difference = (logits[:, compute] - logits[:, 1 - compute])[:, None]
     if not training and not noise_in_eval:
         return (difference > 0 if tie_is_idle else difference >= 0).float()
     source = None if own_noise else generator
-    noise = _noise(difference, source) - _noise(difference, source)
+    first = _noise(difference, source)
+    noise = first - (first if shared_noise else _noise(difference, source))
     score = difference / tau + noise if cool_logits else (difference + noise) / tau
     soft = score.sigmoid()
     if soft_forward:
@@ -276,8 +296,9 @@ def _constant(difference: float) -> Tensor:
 def _training_values(answer: Callable[..., Any]) -> dict[str, Any]:
     mask = answer(_constant(0.0), 5.0, True, _generator())
     rounded = mask.detach().round()  # hard + soft - soft may be off by a rounding
-    binary = torch.allclose(mask, rounded.to(mask.dtype), atol=1e-5) and rounded.unique().numel() == 2
-    return {"shape": list(mask.shape), "every value is 0 or 1": binary}
+    binary = torch.allclose(mask, rounded.to(mask.dtype), atol=1e-5) and bool(((rounded == 0) | (rounded == 1)).all())
+    both = rounded.unique().numel() == 2
+    return {"shape": list(mask.shape), "every value is 0 or 1": binary, "both values are drawn": both}
 
 
 def _share_of_ones(answer: Callable[..., Any]) -> bool:
@@ -323,6 +344,7 @@ hard_mask = Check(
         "no_gradient": lambda *args: _hard_mask(*args, detached=True),
         "cools_the_logits_only": lambda *args: _hard_mask(*args, cool_logits=True),
         "ignores_the_generator": lambda *args: _hard_mask(*args, own_noise=True),
+        "shared_noise": lambda *args: _hard_mask(*args, shared_noise=True),
     },
     diagnoses={
         "noise_in_eval": "Without training your mask is still drawn. Should the same image get another answer when it "
@@ -337,6 +359,7 @@ hard_mask = Check(
         "cell is active. What should be divided by tau?",
         "ignores_the_generator": "Two calls with equally seeded generators gave different masks. Where does your noise "
         "come from?",
+        "shared_noise": "You added the same noise to both logits. What is left of it in their difference?",
     },
     accepted=[_with_softmax, lambda *args: _hard_mask(*args).double()],
     hints=(
@@ -366,6 +389,7 @@ _TX2 = [
     {1: 0.644, 2: 0.642, 7: 0.776},
     {1: 0.727, 7: 1.005},
 ]
+_TABLE = "ratios of the inner blocks at rate 0.5; seconds of ResNet-50's stages on a V100"
 _SECONDS = [0.02359, 0.02484, 0.03475, 0.01980]
 _TRAP = [{1: 0.9, 2: 0.8, 4: 0.7}, {1: 0.9, 4: 0.8, 8: 0.5}, {1: 0.6, 2: 0.6, 4: 0.5}]
 _HOPELESS = [{1: 1.7, 2: 1.2, 4: 1.05}, {1: 0.9, 2: 0.7}]
@@ -381,11 +405,12 @@ def _choose(
     biggest: bool = False,
     may_give_up: bool = True,
     weighted: bool = True,
+    ties_by_size: bool = True,
 ) -> tuple[list[int], float]:
     chosen, spent = [], []
     for table, side in zip(ratios, maps, strict=True):
         fitting = {s: ratio for s, ratio in table.items() if side % s == 0 or not divides}
-        best = max(fitting) if biggest else sorted(fitting, key=lambda s: (sign * fitting[s], s))[0]
+        best = max(fitting) if biggest else sorted(fitting, key=lambda s: (sign * fitting[s], s * ties_by_size))[0]
         give_up = may_give_up and fitting[best] >= 1
         chosen.append(0 if give_up else best)
         spent.append(1.0 if give_up else fitting[best])
@@ -415,8 +440,8 @@ choose_granularity = Check(
     minutes=30,
     reference=lambda ratios, maps, seconds: _choose(ratios, maps, seconds),
     cases=[
-        Case.of("V100, half of the cells", _V100, _MAPS, _SECONDS, show="the chapter's table at rate 0.5"),
-        Case.of("Jetson TX2, half of the cells", _TX2, _MAPS, _SECONDS, show="the chapter's table at rate 0.5"),
+        Case.of("V100, half of the cells", _V100, _MAPS, _SECONDS, show=_TABLE),
+        Case.of("Jetson TX2, half of the cells", _TX2, _MAPS, _SECONDS, show=_TABLE),
         Case.of("cells of 8 on a map of 28", _TRAP, [56, 28, 14], [1.0, 2.0, 3.0]),
         Case.of("a stage where nothing pays", _HOPELESS, [28, 14], [3.0, 1.0]),
         Case.of("two that are equally fast", [{2: 0.5, 1: 0.5, 4: 0.5}], [8], [1.0]),
@@ -427,6 +452,7 @@ choose_granularity = Check(
         "ignores_divisibility": lambda ratios, maps, seconds: _choose(ratios, maps, seconds, divides=False),
         "never_gives_up": lambda ratios, maps, seconds: _choose(ratios, maps, seconds, may_give_up=False),
         "plain_mean": lambda ratios, maps, seconds: _choose(ratios, maps, seconds, weighted=False),
+        "first_of_equals": lambda ratios, maps, seconds: _choose(ratios, maps, seconds, ties_by_size=False),
     },
     diagnoses={
         "ratio_is_speedup": "You chose the largest ratio of each stage. Is a block with ratio 1.7 faster or slower "
@@ -437,6 +463,8 @@ choose_granularity = Check(
         "than all of them?",
         "plain_mean": "Your ratio of the network is the plain mean over its stages. Does a stage of one second count "
         "as much as one of three?",
+        "first_of_equals": "Of cells that are equally fast you took those that stand first in the table. Which ones "
+        "does the task ask for, and is a table always sorted?",
     },
     accepted=[_choose_slowly, lambda *args: list(_choose(*args))],
     hints=(

@@ -90,6 +90,8 @@ def _costs(
     own_head: bool = False,
     own_maps: bool = False,
     whole_lane: bool = False,
+    earlier_heads: bool = True,
+    no_stem: bool = False,
 ) -> list[float]:
     """Exit by exit, everything summed anew; the flags are the planted mistakes."""
     found: list[float] = []
@@ -98,9 +100,9 @@ def _costs(
             k = len(found)
             begun = blocks[h] if whole_lane else blocks[h][: len(blocks[h]) - exits + e + 1]
             earlier = [] if restart else [cost for lane in blocks[:h] for cost in lane]
-            asked = heads[k : k + 1] if own_head else heads[: k + 1]
-            seen = stem[len(stem) - h - 1 :] if own_maps else stem
-            found.append(math.fsum([*seen, *earlier, *begun, *asked]))
+            first = k if own_head else 0 if earlier_heads else k - e
+            seen = stem[len(stem) - h - 1 :] if own_maps else [] if no_stem else stem
+            found.append(sum([*seen, *earlier, *begun, *heads[first : k + 1]]))
     return found
 
 
@@ -144,6 +146,8 @@ exit_costs = Check(
         "own_head_only": lambda *parts: _costs(*parts, own_head=True),
         "stem_without_fine_part": lambda *parts: _costs(*parts, own_maps=True),
         "whole_lane": lambda *parts: _costs(*parts, whole_lane=True),
+        "earlier_heads_free": lambda *parts: _costs(*parts, earlier_heads=False),
+        "no_stem": lambda *parts: _costs(*parts, no_stem=True),
     },
     diagnoses={
         "restarts_each_lane": "You forgot the earlier lanes as soon as a new one began. Whose features does the new "
@@ -153,6 +157,9 @@ exit_costs = Check(
         "stem_without_fine_part": "You charged the first lane with the coarse map of the stem only. From which map "
         "was that one computed?",
         "whole_lane": "You charged the first exit of a lane with the whole lane. Which blocks stand behind it?",
+        "earlier_heads_free": "You charged the blocks of the earlier lanes and not their heads. At which exits was an "
+        "image asked before it came to this lane?",
+        "no_stem": "Your sums begin with the first block. What had to be computed before it had a map to work on?",
     },
     accepted=[
         _costs_running,
@@ -184,6 +191,7 @@ def _widths(
     late: bool = False,
     closed: bool = True,
     on_top: bool = False,
+    of_low: bool = False,
 ) -> Widths:
     whole = (lambda x: math.floor(x + 0.5)) if rounded else math.floor
     rows, channels = [], own
@@ -194,7 +202,7 @@ def _widths(
         rows.append((reads, from_low, channels, from_own))
         channels += from_low + from_own
     if low is not None and closed:
-        channels += whole(compress * channels)
+        channels += whole(compress * (low[-1] if of_low else channels))
     return rows, channels
 
 
@@ -224,6 +232,7 @@ fusion_widths = Check(
         "reads_low_after_the_layer": lambda *args: _widths(*args, late=True),
         "forgets_the_closing_copy": lambda *args: _widths(*args, closed=False),
         "low_on_top": lambda *args: _widths(*args, on_top=True),
+        "closing_share_of_low": lambda *args: _widths(*args, of_low=True),
     },
     diagnoses={
         "rounds": "You rounded shares to the nearest whole channel. A quarter of 6 is one and a half: how many whole "
@@ -234,6 +243,8 @@ fusion_widths = Check(
         "take over once more, after its last layer?",
         "low_on_top": "Your own path gives all of the growth, and the low path comes on top. By how many channels "
         "should a layer grow in all?",
+        "closing_share_of_low": "Your closing copy is a share of the channels of the fused block. Of which block's "
+        "channels should it be a share?",
     },
     accepted=[
         _widths_in_closed_form,
@@ -246,7 +257,7 @@ fusion_widths = Check(
         "u = floor(compress * growth). Layer i: (low[i], u, own + i * growth, growth - u). At the end add "
         "floor(compress * channels). Without `low`: no u, no closing copy.",
     ),
-    shows="A fine lane gets a quarter of its channels for the price of a few narrow coarse convolutions.",
+    shows="In the first case 12 + 20 of 100 channels come from the lane before, where work on coarse maps is cheap.",
 )
 
 # Inference -----------------------------------------------------------------------------------------------------------
@@ -265,6 +276,8 @@ class _Block(nn.Module):
         self.rows = 0
 
     def forward(self, x: Tensor, stored: Tensor | None = None) -> Tensor:
+        if not len(x):
+            raise ValueError("features: got no rows; nobody is left, so this lane should not run")
         self.rows += len(x)
         fused = x @ self.weight
         if stored is not None:
@@ -285,6 +298,13 @@ class _Head(nn.Module):
         return x @ self.weight
 
 
+class _Torn(nn.Module):
+    """Gives two classes equal logits, so that the confidence is 0.5 to the last bit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1].repeat(1, 2)
+
+
 def _network() -> tuple[list[list[_Block]], list[_Head]]:
     generator = torch.Generator().manual_seed(8)
     lanes = [[_Block(generator) for _ in range(number)] for number in (1, 2, 3)]
@@ -294,19 +314,22 @@ def _network() -> tuple[list[list[_Block]], list[_Head]]:
 _MAPS = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(30))
 
 
-def _trial(name: str, maps: Tensor, thresholds: Sequence[float]) -> Case:
+def _trial(name: str, maps: Tensor, thresholds: Sequence[float], *, torn: bool = False) -> Case:
     def run(answer: Callable[..., Any]) -> dict[str, Any]:
         lanes, heads = _network()
         lent = list(maps.clone())
-        logits, exit_index = answer(lanes, heads, lent, torch.tensor(thresholds))
+        asked: list[nn.Module] = [_Torn() for _ in heads] if torn else [*heads]
+        logits, exit_index = answer(lanes, asked, lent, torch.tensor(thresholds))
         return {
             "exit_index": exit_index,
             "rows each block saw": [[block.rows for block in lane] for lane in lanes],
             "logits": logits,
-            "maps are unchanged": len(lent) == len(maps) and torch.equal(torch.stack(lent), maps),
+            "maps are unchanged": len(lent) == len(maps)
+            and all(torch.equal(a, b) for a, b in zip(lent, maps, strict=True)),
         }
 
-    return Case(name, run, show=f"{maps.shape[1]} images, thresholds {', '.join(f'{t:g}' for t in thresholds)}")
+    show = f"{maps.shape[1]} images, thresholds {', '.join(f'{t:g}' for t in thresholds)}"
+    return Case(name, run, show=f"{show}, two classes with 0.5 each" if torn else show)
 
 
 def _one_by_one(lanes: Any, heads: Any, maps: Any, thresholds: Tensor) -> tuple[list[list[float]], list[int]]:
@@ -329,7 +352,17 @@ def _one_by_one(lanes: Any, heads: Any, maps: Any, thresholds: Tensor) -> tuple[
 
 
 def _over_lanes(
-    lanes: Any, heads: Any, maps: Any, bars: Tensor, *, stale: bool = False, again: bool = False, sort: bool = True
+    lanes: Any,
+    heads: Any,
+    maps: Any,
+    bars: Tensor,
+    *,
+    stale: bool = False,
+    stale_maps: bool = False,
+    again: bool = False,
+    sort: bool = True,
+    above: bool = False,
+    to_the_end: bool = False,
 ) -> tuple[Tensor, Tensor]:
     here = torch.arange(len(maps[0]))
     stored: list[Tensor] = []
@@ -339,9 +372,11 @@ def _over_lanes(
             stored = []
             for earlier, given in zip(lanes[:h], maps, strict=False):
                 stored = _run_lane(earlier, given[here], stored)
-        stored = _run_lane(lane, maps[h][here], [kept[: len(here)] for kept in stored] if stale else stored)
+        rows = maps[h][: len(here)] if stale_maps else maps[h][here]
+        stored = _run_lane(lane, rows, [kept[: len(here)] for kept in stored] if stale else stored)
         logits = head(stored[-1])
-        sure = logits.softmax(1).amax(1) >= bars[h]
+        confidence = logits.softmax(1).amax(1)
+        sure = confidence > bars[h] if above else confidence >= bars[h]
         sure |= torch.tensor(h == len(lanes) - 1)
         answers.append(logits[sure])
         owners.append(here[sure])
@@ -349,7 +384,7 @@ def _over_lanes(
         here = here[~sure]
         if not stale:
             stored = [kept[~sure] for kept in stored]
-        if not len(here):
+        if not len(here) and not to_the_end:
             break
     order = torch.cat(owners).argsort() if sort else slice(None)
     return torch.cat(answers)[order], torch.cat(taken)[order]
@@ -376,6 +411,14 @@ def _runs_all_lanes(lanes: Any, heads: Any, maps: Any, thresholds: Tensor) -> tu
     return torch.stack(outputs)[taken, torch.arange(len(taken))], taken
 
 
+def _shrinks_the_maps(lanes: Any, heads: Any, maps: Any, bars: Tensor) -> tuple[Tensor, Tensor]:
+    """Right, and what it leaves in the caller's list is the finer maps of those who went on."""
+    logits, taken = _over_lanes(lanes, heads, list(maps), bars)
+    for h in range(1, len(maps)):
+        maps[h] = maps[h][taken >= h]
+    return logits, taken
+
+
 infer = Check(
     "infer",
     chapter=CHAPTER,
@@ -389,12 +432,17 @@ infer = Check(
         _trial("all leave after the first lane", _MAPS, [0.0, 0.5, -math.inf]),
         _trial("nobody leaves early", _MAPS, [math.inf, math.inf, -math.inf]),
         _trial("a batch of one", _MAPS[:, :1], [0.85, 0.9, -math.inf]),
+        _trial("as sure as the first bar asks", _MAPS[:, :3], [0.5, 0.9, -math.inf], torn=True),
     ],
     wrong_answers={
         "stale_rows": lambda *args: _over_lanes(*args, stale=True),
         "runs_all_lanes": _runs_all_lanes,
         "recomputes_the_coarse_lane": lambda *args: _over_lanes(*args, again=True),
         "lost_order": lambda *args: _over_lanes(*args, sort=False),
+        "stale_maps": lambda *args: _over_lanes(*args, stale_maps=True),
+        "above_the_bar": lambda *args: _over_lanes(*args, above=True),
+        "runs_empty_lanes": lambda *args: _over_lanes(*args, to_the_end=True),
+        "shrinks_the_maps_lent": _shrinks_the_maps,
     },
     diagnoses={
         "stale_rows": "Your survivors are fused with the first stored rows, whoever's they are. Which rows of the "
@@ -405,6 +453,12 @@ infer = Check(
         "features been a moment ago?",
         "lost_order": "Your answers come in the order in which the images left. How does the caller know whose they "
         "are?",
+        "stale_maps": "Your survivors go on with the first rows of the finer map. Whose are they?",
+        "above_the_bar": "An image exactly as sure as the bar asks went on in your code. What does the specification "
+        "say of that case?",
+        "runs_empty_lanes": "Nobody was left, and your next lane ran all the same. When are the lanes done?",
+        "shrinks_the_maps_lent": "Every answer is right, and the caller's list now holds the survivors' rows only. "
+        "Where else could you keep track of who is still there?",
     },
     accepted=[
         _over_lanes,

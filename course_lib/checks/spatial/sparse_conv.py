@@ -337,6 +337,7 @@ def _kernel(
     x, w, idx, cnt, y, H, W, x_n, x_h, x_w,
     C: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
     NO_COLUMN: tl.constexpr = False, TAIL: tl.constexpr = False, SWAPPED: tl.constexpr = False,
+    ALL_COLUMNS: tl.constexpr = False,
 ):  # fmt: skip
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     room = tl.num_programs(0) * BM
@@ -358,7 +359,7 @@ def _kernel(
         a = tl.load(x + at[:, None] + c[None, :], mask=inside[:, None] & (c < C)[None, :], other=0)
         b = tl.load(w + (tap * C + c)[:, None] * K + k[None, :], mask=(c < C)[:, None] & (k < K)[None, :], other=0)
         acc = tl.dot(a, b, acc)
-    stored = listed[:, None] & (k < K)[None, :]
+    stored = listed[:, None] & (k < (BK if ALL_COLUMNS else K))[None, :]
     tl.store(y + p[:, None] * K + k[None, :], acc.to(y.dtype.element_ty), mask=stored)
 
 
@@ -469,6 +470,7 @@ masked_conv_kernel = Check(
         "wraps_to_previous_row": _Variant(_kernel, {"NO_COLUMN": True}),
         "trusts_the_tail": _Variant(_kernel, {"TAIL": True}),
         "int_offsets_swapped": _Variant(_kernel, {"SWAPPED": True}),
+        "stores_all_columns": _Variant(_kernel, {"ALL_COLUMNS": True}),
     },
     diagnoses={
         "wraps_to_previous_row": "Positions on the left or right border read a number from the row above or below. "
@@ -477,6 +479,8 @@ masked_conv_kernel = Check(
         "knows how many there are?",
         "int_offsets_swapped": "Your taps walk along the wrong axis. How many elements lie between a position and the "
         "one below it, and how many between it and its right neighbour?",
+        "stores_all_columns": "Numbers of y that belong to other positions were overwritten. BK is larger than K: "
+        "where do the extra columns go?",
     },
     accepted=[_Variant(_kernel), _Variant(_kernel_by_address)],
     hints=(

@@ -89,16 +89,18 @@ class MaskedBlock(nn.Module):
 
     def active(self, mask: Tensor, x: Tensor) -> tuple[kernels.ActiveSet, kernels.ActiveSet]:
         """The active output positions of a mask of cells, and the positions of `x` that they look at."""
-        size = (x.shape[2] // self.stride, x.shape[3] // self.stride)
+        size = self._out_size(x)
         if len(mask) != len(x):
             raise ValueError(f"mask: got one for {len(mask)} images, expected {len(x)}")
         cells = kernels.ActiveSet.from_mask(mask.detach(), granularity=self.granularity, size=size)
         return cells, cells.dilate(3, self.stride, 1, in_size=x.shape[2:])
 
+    def _out_size(self, x: Tensor) -> tuple[int, int]:
+        return -(-x.shape[2] // self.stride), -(-x.shape[3] // self.stride)
+
     def dense(self, x: Tensor, mask: Tensor) -> Tensor:
         """Everything computed, then multiplied: what is trained.  mask: (N, 1, rows, columns) of cells."""
-        s = self.granularity
-        whole = expand(mask, (mask.shape[2] * s, mask.shape[3] * s), s)  # nearest neighbour: stays 0 or 1
+        whole = expand(mask, self._out_size(x), self.granularity)  # nearest neighbour: stays 0 or 1
         h = self.b(self.a(x).relu()).relu()
         if self.se is not None:
             h = self.se(h, whole.detach())
@@ -132,7 +134,7 @@ class MaskedBlock(nn.Module):
         if self.se is not None:
             fixed += self.se.fc1.weight.numel() + self.se.fc2.weight.numel()
         return BlockMacs(
-            masker=self.masker.conv.weight.numel() * (side // self.granularity) ** 2,
+            masker=self.masker.conv.weight.numel() * (-(-side // self.granularity)) ** 2,
             conv1=_weights(self.a) * size**2,
             conv2_conv3=(_weights(self.b) + _weights(self.c)) * side**2,
             fixed=fixed,

@@ -38,7 +38,7 @@ Schedule = Literal["best", "fused", "unfused"]
 
 
 def efficiency(wanted: Any, unit: float) -> Any:
-    """Useful share of `wanted` things that only come in whole `unit`s.
+    """Useful share of `wanted` things, more than 0, that only come in whole `unit`s.
 
     >>> float(efficiency(6, 4))
     0.75
@@ -189,7 +189,8 @@ def _gather(spec: HardwareSpec, channels: int, size: int, cell: int, rate: float
 
 
 def _patches(size: int, cell: int, rate: float) -> int:
-    return ceil(rate * ceil(size / cell) ** 2)
+    cells = ceil(size / cell) ** 2
+    return ceil(rate * cells - 1e-9)  # (m / n) * n may be a little more than m
 
 
 def _mean_patches(size: int, cell: int) -> float:
