@@ -129,7 +129,8 @@ def others():
 
 @pytest.mark.parametrize(("kernel", "types", "constants"), [pytest.param(*o[1:], id=o[0]) for o in others()])
 def test_the_rest(kernel, types, constants):
-    build(kernel, 90, types, constants, disassemble=False)
+    _, ptx = build(kernel, 90, types, constants, disassemble=False)
+    assert ".target sm_90" in ptx
 
 
 @pytest.mark.parametrize("name", ["depthwise", "count", "patches", "masker True"])
@@ -137,4 +138,5 @@ def test_sizes_of_one(name):
     """Triton takes an argument that equals 1 for a constant, and constants lack what numbers can."""
     kernel, types, constants = next(o[1:] for o in others() if o[0] == name)
     ones = {n: 1 for n, kind in types.items() if kind == "i32" and n in inspect.signature(kernel.fn).parameters}
-    build(kernel, 80, types, {**constants, **ones}, disassemble=False)
+    _, ptx = build(kernel, 80, types, {**constants, **ones}, disassemble=False)
+    assert ".target sm_80" in ptx
