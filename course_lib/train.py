@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "History",
     "as_batches",
+    "cosine",
     "epoch_order",
     "evaluate",
     "fit",
@@ -224,7 +225,7 @@ class _Plan:
         """The learning rate of a step, counted from 0 over the whole run."""
         done = step / self.total
         if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+            return self.lr * cosine(done)
         return self.lr * 0.1 ** ((done >= 0.5) + (done >= 0.75))
 
 
@@ -344,6 +345,11 @@ def _bar(total: int, *, show: bool) -> contextlib.AbstractContextManager[Any]:
     except ImportError:
         return contextlib.nullcontext(SimpleNamespace(update=lambda n: None, set_postfix=lambda **values: None))
     return tqdm(total=total, unit="step", disable=not show)
+
+
+def cosine(done: float) -> float:
+    """What is left of a learning rate after a share `done` of the training, in [0, 1]: from 1 down to 0."""
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def epoch_order(number: int, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:

@@ -135,31 +135,12 @@ def crossing(densities: Sequence[float], seconds: Sequence[float], bar: float) -
 # Made and compared ---------------------------------------------------------------------------------------------------
 
 
-class _Bottleneck(nn.Module):
-    """torchvision's block without a downsample branch, where torchvision is not installed."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels)
-        self.relu, self.downsample = nn.ReLU(inplace=True), None
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.relu(self.bn1(self.conv1(x)))
-        h = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(h)))))
-        h += x
-        return self.relu(h)
-
-
 def make_block(setting: Setting) -> Any:
     """The dense block with random weights, in eval mode; its branch is small, so that it can be applied repeatedly."""
+    from torchvision.models.resnet import Bottleneck
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        try:
-            from torchvision.models.resnet import Bottleneck
-        except ImportError:
-            Bottleneck = _Bottleneck
         block: Any = Bottleneck(setting.channels, setting.width)
         nn.init.constant_(block.bn3.weight, 0.05)
         for norm in (block.bn1, block.bn2, block.bn3):

@@ -20,14 +20,10 @@ folder to train them again.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -35,8 +31,7 @@ import torch
 from torch import Tensor
 
 from course_lib import measure, train
-from course_lib.bench import core
-from course_lib.bench.core import Goal, Options, Report, Row
+from course_lib.bench.core import Goal, Options, Report, Row, commit
 from course_lib.bench.exits import (
     ImageTask,
     in_batches,
@@ -47,7 +42,7 @@ from course_lib.bench.exits import (
     shapes_task,
     timed,
 )
-from course_lib.checkpoint import write_atomically
+from course_lib.bench.kept import kept, side_by_side
 from course_lib.decision import ExitStudy, OperatingPoint
 from course_lib.instance.l2w import fit_l2w
 from course_lib.instance.msdnet import MSDNet
@@ -127,7 +122,33 @@ def _build(network: str, task: ImageTask, seed: int, device: str) -> Any:
         return make(task.classes, in_channels=task.channels).to(device)
 
 
-def _train(task: ImageTask, network: str, seed: int, device: str, epochs: int) -> Trained:
+def _train_all(task: ImageTask, options: Options) -> Iterator[Trained]:
+    """Every network on every seed, each kept; on the CPU several at a time, one thread each, which nobody times."""
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    seen = SEEN if options.device == "cpu" else 10 * SEEN
+    epochs = 1 if options.quick else max(1, round(seen / len(task.train[0])))
+    jobs = list(product(reversed(NETWORKS), seeds))  # the longest first
+    if options.quick:
+        for network, seed in jobs:
+            yield _trained(network, seed, {**_train(task, options.device, epochs, network, seed), "commit": commit()})
+        return
+    states = side_by_side(partial(_train_or_load, task, options.device, epochs), jobs, options.device)
+    for (network, seed), state in zip(jobs, states, strict=True):
+        yield _trained(network, seed, state)
+
+
+def _trained(network: str, seed: int, state: Mapping[str, Any]) -> Trained:
+    return Trained(network, seed, state["weights"], ExitStudy(**state["study"]), state["commit"])
+
+
+def _train_or_load(task: ImageTask, device: str, epochs: int, network: str, seed: int) -> dict[str, Any]:
+    sizes = [len(images) for images, _ in (task.train, task.validation, task.test)]
+    plan = {"images": sizes, "size": task.size, "epochs": epochs, "step": STEP, "lr": RATE}
+    name = f"{task.name}-{network}-{seed}.{torch.device(device).type}"
+    return kept(name, plan, partial(_train, task, device, epochs, network, seed))
+
+
+def _train(task: ImageTask, device: str, epochs: int, network: str, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = _build(network, task, seed, device)
     augment = None if task.name == "shapes" else _flip
@@ -138,43 +159,7 @@ def _train(task: ImageTask, network: str, seed: int, device: str, epochs: int) -
         fit = partial(train.fit, batch_size=STEP, lr=RATE, nesterov=False, progress=False)
         fit(model, task.train, epochs=epochs, seed=seed, augment=augment)
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    return Trained(network, seed, weights, train.study(model, task.validation, task.test), core.commit())
-
-
-def _train_all(task: ImageTask, options: Options) -> Iterator[Trained]:
-    """Every network on every seed; on the CPU several at a time, one thread each, which nobody times."""
-    seeds = SEEDS[:1] if options.quick else SEEDS
-    seen = SEEN if options.device == "cpu" else 10 * SEEN
-    epochs = 1 if options.quick else max(1, round(seen / len(task.train[0])))
-    jobs = list(product(reversed(NETWORKS), seeds))  # the longest first
-    if options.quick:
-        for network, seed in jobs:
-            yield _train(task, network, seed, options.device, epochs)
-        return
-    folder = (core.checkout() or Path.cwd()) / "bench-results" / "trained"
-    work = partial(_train_or_load, folder, task, options.device, epochs)
-    if options.device != "cpu":
-        yield from (work(network, seed) for network, seed in jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), mp_context=context) as pool:
-        running = [pool.submit(work, network, seed) for network, seed in jobs]
-        for job in running:
-            yield job.result()
-
-
-def _train_or_load(folder: Path, task: ImageTask, device: str, epochs: int, network: str, seed: int) -> Trained:
-    """The network of an earlier run under the same plan, or one trained now and kept."""
-    file = folder / f"{task.name}-{network}-{seed}.{torch.device(device).type}.pt"
-    sizes = [len(images) for images, _ in (task.train, task.validation, task.test)]
-    plan = {"images": sizes, "size": task.size, "epochs": epochs, "step": STEP, "lr": RATE}
-    kept = torch.load(file, weights_only=True) if file.is_file() else {}
-    if kept.get("plan") == plan:
-        return Trained(network, seed, kept["weights"], ExitStudy(**kept["study"]), kept["commit"])
-    trained = _train(task, network, seed, device, epochs)
-    state = {"plan": plan, "weights": trained.weights, "study": asdict(trained.study), "commit": trained.commit}
-    write_atomically(file, lambda opened: torch.save(state, opened))
-    return trained
+    return {"weights": weights, "study": asdict(train.study(model, task.validation, task.test))}
 
 
 def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -251,20 +236,17 @@ def _ready(task: ImageTask, trained: Trained, device: str) -> Any:
 def _settings(msdnet: ExitStudy, ranet: ExitStudy) -> dict[str, dict[str, OperatingPoint]]:
     """For each network the thresholds at which it is timed; all chosen on validation images."""
     studies = {"MSDNet": msdnet, "RANet": ranet}
-    last = {name: _last_exit(study) for name, study in studies.items()}
-    reached = min(last.values()) - MARGIN
+    reached = min(study.validation_accuracy for study in studies.values()) - MARGIN
     found: dict[str, dict[str, OperatingPoint]] = {}
     for name, study in studies.items():
-        found[name] = {"adaptive": study.cheapest(MARGIN), "at equal accuracy": study.cheapest(last[name] - reached)}
+        found[name] = {
+            "adaptive": study.cheapest(MARGIN),
+            "at equal accuracy": study.cheapest(study.validation_accuracy - reached),
+        }
         for words, share in BUDGETS.items():
             budget = max(share * msdnet.costs[-1], study.costs[0])
             found[name][f"at {words} of the multiply-adds"] = study.within(budget)
     return found
-
-
-def _last_exit(study: ExitStudy) -> float:
-    """Accuracy of the last exit on the validation images."""
-    return float((study.validation_logits[-1].argmax(1) == study.validation_labels).double().mean())
 
 
 def _compared(task: ImageTask, batch: int, seeds: Sequence[Timings]) -> list[Row]:

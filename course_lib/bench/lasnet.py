@@ -29,6 +29,7 @@ from course_lib.bench.exits import one_thread
 from course_lib.bench.sparse_conv_gpu import DTYPE, REPEATS, Clock
 from course_lib.spatial import lasnet
 from course_lib.spatial.lasnet import STAGE_MAPS, HardwareSpec, LASNet, MaskedBlock
+from course_lib.spatial.sparse_conv import random_mask
 
 RATES = (0.25, 0.5, 0.75)
 PUBLISHED = ((1, 1, 1, 1), (4, 4, 2, 1), (8, 4, 7, 1))
@@ -229,7 +230,8 @@ def _blocks(stage: int, rates: Sequence[float], spec: HardwareSpec, timer: Timer
         block = _block(channels, width, s).to(device, dtype).to(memory_format=LAST)
         calls.setdefault("static", partial(static_block, block, x))
         for rate in rates:
-            mask = _random_cells(len(x), side // s, rate).to(device)
+            generator = torch.Generator().manual_seed(0)
+            mask = random_mask(len(x), (side, side), rate, cell=s, generator=generator).to(device)
             close(block.sparse(x.clone(memory_format=LAST), *block.active(mask, x)), block.dense(x, mask.to(dtype)))
             name = f"S={s}, rate {rate:g}"
             calls[name] = partial(_decide_and_run, block, work, mask)
@@ -252,13 +254,6 @@ def _block(channels: int, width: int, cell: int) -> Any:
         block = MaskedBlock(channels, width, channels, granularity=cell).eval()
         nn.init.constant_(block.c[1].get_parameter("weight"), 0.02)
     return measure.fold_batchnorm(block).requires_grad_(False)
-
-
-def _random_cells(n: int, side: int, rate: float) -> Tensor:
-    """(n, 1, side, side) bool, an exact number of cells active in every image."""
-    generator = torch.Generator().manual_seed(0)
-    order = torch.rand(n, side * side, generator=generator).argsort(1).argsort(1)
-    return (order < round(rate * side * side)).view(n, 1, side, side)
 
 
 def _decide_and_run(block: MaskedBlock, x: Tensor, mask: Tensor) -> Tensor:

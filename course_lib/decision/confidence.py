@@ -83,7 +83,12 @@ def simulate(
     """
     scores = torch.stack([_score(one, confidence) for one in logits], dim=1)
     exit_index = choose_exit(scores, thresholds)
-    return torch.stack(list(logits))[exit_index, torch.arange(len(exit_index), device=exit_index.device)], exit_index
+    return answers_at(logits, exit_index), exit_index
+
+
+def answers_at(logits: Sequence[Tensor], exit_index: Tensor) -> Tensor:
+    """Of K logits (N, classes) those of the exit each sample takes: (N, classes). exit_index: (N,) int64."""
+    return torch.stack(list(logits))[exit_index, torch.arange(len(exit_index), device=exit_index.device)]
 
 
 _score = confidence  # the name is an argument of `simulate` too

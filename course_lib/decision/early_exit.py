@@ -40,34 +40,6 @@ class EarlyExit(Protocol):
         """Cumulative multiply-adds a sample at each exit, for square images of `size` pixels."""
 
 
-class AdaptiveInference:
-    """What every network with exits can do, given the four members of `EarlyExit`: mixed into the networks."""
-
-    def anytime(self: EarlyExit, x: Tensor) -> Iterator[Tensor]:
-        """Logits (N, classes) exit by exit; whoever stops asking has spent no more than what was answered."""
-        state = self.start(x)
-        for k in range(self.exits):
-            yield self.advance(state, k)
-
-    def infer(
-        self: EarlyExit, x: Tensor, thresholds: Tensor | Sequence[float], *, confidence: Confidence = "max_softmax"
-    ) -> ExitResult:
-        """Adaptive inference: images that are sure leave the batch between blocks. See `decision.infer`."""
-        return infer(self, x, thresholds, confidence=confidence)
-
-    def infer_stream(
-        self: EarlyExit,
-        batches: Iterable[Tensor],
-        thresholds: Tensor | Sequence[float],
-        *,
-        batch_size: int,
-        max_wait: int = 64,
-        confidence: Confidence = "max_softmax",
-    ) -> Iterator[StreamResult]:
-        """Adaptive inference on a stream, every block on full batches. See `decision.infer_stream`."""
-        return infer_stream(self, batches, thresholds, batch_size=batch_size, max_wait=max_wait, confidence=confidence)
-
-
 @dataclass(frozen=True)
 class ExitResult:
     """What adaptive inference answered, in the order of the input."""
@@ -162,6 +134,19 @@ def infer_stream(
     if max_wait < 0:
         raise ValueError(f"max_wait: got {max_wait}, expected 0 or more batches")
     return _stream(model, batches, bar, batch_size, max_wait, confidence)
+
+
+class AdaptiveInference:
+    """What every network with exits can do, given the members of `EarlyExit`: mixed into the networks."""
+
+    infer = infer
+    infer_stream = infer_stream
+
+    def anytime(self: EarlyExit, x: Tensor) -> Iterator[Tensor]:
+        """Logits (N, classes) exit by exit; whoever stops asking has spent no more than what was answered."""
+        state = self.start(x)
+        for k in range(self.exits):
+            yield self.advance(state, k)
 
 
 def _stream(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from course_lib.decision.budget import exit_shares, find_thresholds, mean_cost
-from course_lib.decision.confidence import as_thresholds, choose_exit, confidence
+from course_lib.decision.confidence import answers_at, as_thresholds, choose_exit, confidence
 
 #: The settings of the published evaluation.
 RHOS = tuple(p / 20 for p in range(1, 40))
@@ -74,6 +74,11 @@ class ExitStudy:
         return tuple(_accuracy(logits, self.test_labels) for logits in self.test_logits)
 
     @cached_property
+    def validation_accuracy(self) -> float:
+        """Of the last exit on all validation samples, in [0, 1]: what choices of thresholds are held against."""
+        return _accuracy(self.validation_logits[-1], self.validation_labels)
+
+    @cached_property
     def validation_confidence(self) -> Tensor:
         """(N, K)"""
         return torch.stack([confidence(logits) for logits in self.validation_logits], 1)
@@ -106,7 +111,7 @@ class ExitStudy:
     def cheapest(self, margin: float = 0.0025) -> OperatingPoint:
         """The cheapest setting that loses at most `margin` of the last exit's accuracy on the validation samples."""
         # the last digit: a setting that loses exactly the margin must not be lost to rounding
-        least = _accuracy(self.validation_logits[-1], self.validation_labels) - margin - 1e-9
+        least = self.validation_accuracy - margin - 1e-9
         good = [setting for setting in self._settings if setting.accuracy >= least]
         return self._result(min(good, key=lambda setting: setting.cost))
 
@@ -132,13 +137,13 @@ class ExitStudy:
         leaves = choose_exit(self.validation_confidence, bar)
         shares = _shares(leaves, self.exits)
         wanted = shares if math.isnan(rho) else tuple(exit_shares(rho, self.exits).tolist())
-        accuracy = _accuracy(_answers(self.validation_logits, leaves), self.validation_labels)
+        accuracy = _accuracy(answers_at(self.validation_logits, leaves), self.validation_labels)
         return _Setting(bar, rho, wanted, mean_cost(shares, self.costs), accuracy)
 
     def _result(self, setting: _Setting) -> OperatingPoint:
         leaves = self.exit_index(setting.bar)
         shares = _shares(leaves, self.exits)
-        accuracy = _accuracy(_answers(self.test_logits, leaves), self.test_labels)
+        accuracy = _accuracy(answers_at(self.test_logits, leaves), self.test_labels)
         bar = tuple(setting.bar.tolist())
         return OperatingPoint(setting.rho, bar, setting.wanted, shares, mean_cost(shares, self.costs), accuracy)
 
@@ -156,10 +161,6 @@ class _Setting:
 
 def _shares(exit_index: Tensor, exits: int) -> tuple[float, ...]:
     return tuple((exit_index.bincount(minlength=exits).double() / max(len(exit_index), 1)).tolist())
-
-
-def _answers(logits: Sequence[Tensor], exit_index: Tensor) -> Tensor:
-    return torch.stack(list(logits))[exit_index, torch.arange(len(exit_index))]
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -58,22 +58,7 @@ class ActiveSet:
         >>> ActiveSet.from_mask(mask, granularity=2, size=(3, 5)).to_mask().int().tolist()
         [[[[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]]]
         """
-        if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[1] != 1:
-            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(f"mask: got {got}, expected a tensor of shape (N, 1, rows, columns)")
-        if not isinstance(granularity, int) or granularity < 1:
-            raise ValueError(f"granularity: got {granularity!r}, expected a whole number, 1 or more")
-        n, _, rows, columns = mask.shape
-        out = (rows * granularity, columns * granularity) if size is None else pair(tuple(size), "size", least=0)
-        wanted = tuple(-(-extent // granularity) for extent in out)
-        if (rows, columns) != wanted:
-            raise ValueError(
-                f"mask: got shape {tuple(mask.shape)}, expected {(n, 1, *wanted)} for maps of {out[0]} x {out[1]} "
-                f"positions with granularity={granularity}"
-            )
-        if n * rows * columns * granularity**2 >= 2**31:
-            raise ValueError(f"mask: got {n * rows * columns * granularity**2} positions, expected fewer than 2**31")
-        flags = as_bool(mask)
+        flags, out = _checked(mask, granularity, size)
         idx, cnt = torch.ops.course_lib.compact_mask(flags)
         return cls(idx, cnt, flags, out, granularity)
 
@@ -122,6 +107,36 @@ class ActiveSet:
         """Share of active positions in [0, 1]; 0 for an empty batch. Waits for the device."""
         mask = self.to_mask()
         return int(mask.sum()) / mask.numel() if mask.numel() else 0.0
+
+
+def unlisted(mask: Tensor, *, granularity: int, size: Sequence[int]) -> ActiveSet:
+    """As `ActiveSet.from_mask`, counted but with an empty `idx`: the list is a price that computing all need not pay.
+
+    Only for the paths on a CPU, which never look at the list or make their own.
+    """
+    flags, out = _checked(mask, granularity, size)
+    count = flags.count_nonzero().int().view(1)
+    return ActiveSet(count[:0], count, flags, out, granularity)
+
+
+def _checked(mask: Tensor, granularity: int, size: Sequence[int] | None) -> tuple[Tensor, Pair]:
+    """A mask of cells as bool, and the size of the maps it is for; errors as `ActiveSet.from_mask` says."""
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[1] != 1:
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"mask: got {got}, expected a tensor of shape (N, 1, rows, columns)")
+    if not isinstance(granularity, int) or granularity < 1:
+        raise ValueError(f"granularity: got {granularity!r}, expected a whole number, 1 or more")
+    n, _, rows, columns = mask.shape
+    out = (rows * granularity, columns * granularity) if size is None else pair(tuple(size), "size", least=0)
+    wanted = tuple(-(-extent // granularity) for extent in out)
+    if (rows, columns) != wanted:
+        raise ValueError(
+            f"mask: got shape {tuple(mask.shape)}, expected {(n, 1, *wanted)} for maps of {out[0]} x {out[1]} "
+            f"positions with granularity={granularity}"
+        )
+    if n * rows * columns * granularity**2 >= 2**31:
+        raise ValueError(f"mask: got {n * rows * columns * granularity**2} positions, expected fewer than 2**31")
+    return as_bool(mask), out
 
 
 def as_bool(mask: Tensor) -> Tensor:

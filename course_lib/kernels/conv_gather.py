@@ -89,7 +89,7 @@ def weight_grad(grad: Tensor, x: Tensor, active: ActiveSet, geometry: Geometry) 
 
 def list_positions(active: ActiveSet) -> Tensor:
     """Flat output positions (A,) int64 in raster order. Waits for the device."""
-    if active.granularity == 1:
+    if active.granularity == 1 and len(active.idx):
         return active.idx[: int(active.cnt)].long()
     return active.to_mask().flatten().nonzero().view(-1)
 

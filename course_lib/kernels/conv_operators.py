@@ -43,7 +43,8 @@ def _fresh(
     shape = (input.shape[0], weight.shape[0], *geometry.out_size)
     if 0 not in shape and backend == "auto" and not _worth_skipping(active, geometry, weight):
         whole = conv_dense.everywhere(input, weight, geometry, epilogue)
-        conv_gather.as_rows(whole).index_fill_(0, _skipped(active), 0)
+        if int(active.cnt) < active.mask.numel():
+            conv_gather.as_rows(whole).index_fill_(0, _skipped(active), 0)
         return whole
     out = empty(shape, input).zero_()
     _into(out, input, weight, active, epilogue, geometry, backend)

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from course_lib.data import two_regions
 from course_lib.plots.style import BLACK, BLUE, GREEN, INK, LINES, MARKERS, PALETTE, SKIPPED, SPENT, VERMILION
 from course_lib.training import gradients
-from course_lib.training.gradients import EstimatorError, GatedRun, GateProblem, gradient_samples, two_regions
+from course_lib.training.gradients import EstimatorError, GatedRun, GateProblem, gradient_samples
 
 _SMALL = 9
 

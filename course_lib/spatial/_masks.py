@@ -1,7 +1,8 @@
-"""Masks to experiment with, and the estimate by which a block finds out whether skipping pays."""
+"""Masks to experiment with, the budget that learned ones are held to, and the estimate whether skipping pays."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -47,6 +48,25 @@ def random_mask(
         order = distance.flatten(1) + 1e-3 * order
     rank = order.argsort(1).argsort(1)
     return (rank < round(density * rows * columns)).view(n, 1, rows, columns)
+
+
+def opening_bounds(epoch: float, epochs: float, target: float) -> tuple[float, float]:
+    """Upper and lower bound on a block's share: both the target at first, 1 and 0 from about a third of training on.
+
+    1 - p (1 - target) and p target, with p = cos^2(pi/2 min(1, epoch / (0.33 epochs))).
+    """
+    p = math.cos(math.pi / 2 * min(1.0, epoch / (0.33 * epochs))) ** 2
+    return 1 - p * (1 - target), p * target
+
+
+def budget_distance(share: Tensor, shares: Tensor, target: float, bounds: tuple[float, float]) -> Tensor:
+    """Squared distance of the network's share () from its target, and mean of the blocks' (L,) from their bounds.
+
+    bounds: the upper and the lower one.
+    """
+    upper, lower = bounds
+    outside = (shares - upper).clamp(min=0) ** 2 + (lower - shares).clamp(min=0) ** 2
+    return (share - target) ** 2 + outside.mean()
 
 
 #: Density from which computing everything is faster than skipping; `course bench sparse-conv` measures it.

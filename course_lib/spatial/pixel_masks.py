@@ -10,7 +10,6 @@ eval mode and compute active positions only. Networks are the ResNets for small 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from course_lib.decision.estimators import gumbel_sigmoid, straight_through
 from course_lib.kernels import ActiveSet
+from course_lib.spatial._masks import budget_distance, opening_bounds
 from course_lib.spatial.sparse_conv import Backend, conv_norm, positions_of
 
 
@@ -43,10 +43,14 @@ class MaskedBasicBlock(nn.Module):
             conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, lists: tuple[ActiveSet, ActiveSet] | None = None
+    ) -> Tensor:
         """x: (N, C, H, W); mask: (N, 1, Ho, Wo) bool or 0 and 1, None for everywhere.
 
         Everything is computed and multiplied while training and where the mask requires a gradient.
+
+        lists: what `lists_of` makes of the mask, from whoever has it already.
         """
         identity = x if self.shortcut is None else self.shortcut(x)
         if mask is None or mask.requires_grad or self.training:
@@ -54,14 +58,15 @@ class MaskedBasicBlock(nn.Module):
             if mask is not None:
                 y = y * positions_of(mask, 1, y.shape, y.dtype)
             return functional.relu(identity + y)
-        active = ActiveSet.from_mask(mask, size=identity.shape[2:])
-        h = conv_norm(self.conv1, self.bn1, x, self.halo(active), relu=True, backend=self.backend)
+        active, halo = lists or self.lists_of(mask, size=identity.shape[2:])
+        h = conv_norm(self.conv1, self.bn1, x, halo, relu=True, backend=self.backend)
         return functional.relu(identity + conv_norm(self.conv2, self.bn2, h, active, backend=self.backend))
 
     @staticmethod
-    def halo(active: ActiveSet) -> ActiveSet:
-        """Where the first convolution must run for these outputs."""
-        return active.dilate(3, 1, 1)
+    def lists_of(mask: Tensor, size: Sequence[int] | None = None) -> tuple[ActiveSet, ActiveSet]:
+        """The active positions of a mask, and their halo: where the first convolution must run for them."""
+        active = ActiveSet.from_mask(mask.detach(), size=size)
+        return active, active.dilate(3, 1, 1)
 
     def macs(self, side: int) -> tuple[int, int, int]:
         """Multiply-adds at every position of a map of `side` x `side` inputs: conv1, conv2, shortcut."""
@@ -256,11 +261,11 @@ class DynConv(nn.Module):
         for block, unit in zip(self.blocks, self.mask_units, strict=True):
             mask = unit(h, noise=noise, generator=generator)
             numbers = mask.to(h.dtype)
-            halo = block.halo(ActiveSet.from_mask(mask.detach())).mask.to(h.dtype)  # type: ignore[operator]
+            active, halo = block.lists_of(mask)  # type: ignore[operator]
             conv1, conv2, _ = block.macs(h.shape[-1])  # type: ignore[operator]
-            costs.append(halo.mean() * conv1 + numbers.mean() * conv2)
+            costs.append(halo.mask.to(h.dtype).mean() * conv1 + numbers.mean() * conv2)
             totals.append(conv1 + conv2)
-            h = block(h, mask)
+            h = block(h, mask, lists=(active, halo))
             masks.append(mask)
         total = torch.tensor(totals, dtype=h.dtype, device=h.device)
         return DynConvOutput(self.head(h.mean((2, 3))), tuple(masks), torch.stack(costs), total)
@@ -283,11 +288,8 @@ def sparsity_loss(costs: Tensor, totals: Tensor, theta: float, *, epoch: float, 
     """
     if not 0 <= theta <= 1:
         raise ValueError(f"theta: got {theta}, expected a share in [0, 1]")
-    shares = costs / totals
-    p = math.cos(math.pi / 2 * min(1.0, epoch / (0.33 * epochs))) ** 2
-    above = (shares - (1 - p * (1 - theta))).clamp(min=0)
-    below = (p * theta - shares).clamp(min=0)
-    return (costs.sum() / totals.sum() - theta) ** 2 + (above**2 + below**2).mean()
+    bounds = opening_bounds(epoch, epochs, theta)
+    return budget_distance(costs.sum() / totals.sum(), costs / totals, theta, bounds)
 
 
 def _stem(in_channels: int, width: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ nothing was computed, so a sparse forward could switch positions off but never o
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ __all__ = [
     "conv_norm",
     "positions_of",
     "random_mask",
-    "scratch",
+    "sparse_branch",
 ]
 
 _SMALL = 32e6  # multiply-adds of a block
@@ -179,20 +179,17 @@ class MaskedBottleneck(nn.Module):
         return functional.relu(self._identity(x) + conv_norm(self.conv3, self.bn3, h, active, backend=how))
 
     def _sparse(self, x: Tensor, active: ActiveSet, halo: ActiveSet, inplace: bool) -> Tensor:
-        """Active positions only, into maps that stay uninitialised elsewhere: conv2 reads the halo, conv3 its own."""
+        """Active positions only; may overwrite the identity where it is not the caller's `x`, or where he says so."""
         how = self._sparse_backend(x)
         rows = x.contiguous(memory_format=torch.channels_last)
-        h = scratch(x, self.conv1.out_channels, x.shape[2:])
-        if self.backend == "auto" and _nearly_everywhere(halo):
-            conv_norm(self.conv1, self.bn1, rows, _whole_map(x, x.shape[2:]), relu=True, out=h)
-        else:
-            conv_norm(self.conv1, self.bn1, rows, halo, relu=True, out=h, backend=how)
-        g = scratch(x, self.conv2.out_channels, active.size)
-        conv_norm(self.conv2, self.bn2, h, active, relu=True, out=g, backend=how)
         identity = self._identity(rows).contiguous(memory_format=torch.channels_last)
         owned = inplace or identity is not x
         out = identity if owned else identity.relu()
-        conv_norm(self.conv3, self.bn3, g, active, relu=True, residual=identity, out=out, backend=how)
+        nearly = self.backend == "auto" and _nearly_everywhere(halo)
+        reads = _whole_map(x, x.shape[2:]) if nearly else halo
+        first: Backend = "auto" if nearly else how
+        layers = ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3))
+        sparse_branch(layers, rows, reads, active, residual=identity, out=out, backend=how, halo_backend=first)
         return out.relu_() if owned else out  # a second time changes nothing where it was computed
 
     def _halo(self, active: ActiveSet, x: Tensor) -> ActiveSet:
@@ -325,7 +322,40 @@ def conv_norm(
     )  # fmt: skip
 
 
-def scratch(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+def sparse_branch(
+    layers: Sequence[tuple[nn.Conv2d, nn.Module]],
+    x: Tensor,
+    halo: ActiveSet | None,
+    active: ActiveSet,
+    *,
+    residual: Tensor,
+    out: Tensor,
+    between: Callable[[Tensor], Tensor] | None = None,
+    backend: Backend = "auto",
+    halo_backend: Backend | None = None,
+) -> Tensor:
+    """relu(residual + F(x)) of a block, F a 1x1, a 3x3 and a 1x1 convolution, written to active positions of `out`.
+
+    Maps between the layers stay uninitialised elsewhere: the 3x3 reads the halo, the last 1x1 what is active.
+
+    Args:
+        layers: each convolution with the BatchNorm behind it (eval mode, or nn.Identity).
+        x: (N, C, H, W), channels last in memory.
+        halo: the positions of x that `active` looks at, or more; None for all.
+        residual, out: (N, Cout, Ho, Wo), which may be one and the same, and may be `x`.
+        between: applied to the 3x3's whole map, which is then 0 where nothing was computed.
+        backend, halo_backend: the second for the first convolution, where it differs.
+    """
+    (conv1, bn1), (conv2, bn2), (conv3, bn3) = layers
+    h = _scratch(x, conv1.out_channels, x.shape[2:])
+    conv_norm(conv1, bn1, x, halo, relu=True, out=h, backend=halo_backend or backend)
+    g = None if between else _scratch(x, conv2.out_channels, active.size)
+    g = conv_norm(conv2, bn2, h, active, relu=True, out=g, backend=backend)
+    g = between(g) if between else g
+    return conv_norm(conv3, bn3, g, active, relu=True, residual=residual, out=out, backend=backend)
+
+
+def _scratch(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     """An uninitialised map (N, channels, *size) of `like`'s type, channels last in memory."""
     return torch.empty(
         len(like), channels, *size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last

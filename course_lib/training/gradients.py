@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course_lib import decision
+from course_lib.data import two_regions
 
 #: Logits of any shape -> gates of the same shape that carry a gradient.
 Sampler = Callable[[Tensor, torch.Generator], Tensor]
@@ -245,23 +246,6 @@ def settle(
 
 
 # A network with one gate ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Points (N, 2) of the square [-1, 1]^2 in four classes; `hard` marks those that no straight line tells apart."""
-
-    points: Tensor
-    labels: Tensor
-    hard: Tensor
-
-
-def two_regions(n: int, *, seed: int = 0) -> Regions:
-    """Left of 0.2 (easy, 60 %) the sign of the second coordinate is the class; right of it, a disc against its rest."""
-    points = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    hard = points[:, 0] > 0.2
-    disc = (points - torch.tensor([0.6, 0.0])).norm(dim=1) < 0.36
-    return Regions(points, torch.where(hard, 2 + disc.long(), (points[:, 1] > 0).long()), hard)
 
 
 class GatedNetwork(nn.Module):

@@ -39,7 +39,7 @@ from IPython.display import display
 from torch import nn
 
 import course_lib
-from course_lib import bench, measure, plots
+from course_lib import bench, data, measure, plots
 from course_lib.spatial import lasnet
 from course_lib.spatial.lasnet import DEVICES, HardwareSpec, LASNet
 
@@ -84,7 +84,7 @@ for cell in (1, 8):
 # explained later; it takes a few seconds.
 
 # %%
-task = {name: lasnet.glyphs(4000, seed=s) for name, s in (("train", 1), ("test", 2))}
+task = {name: data.glyphs(4000, seed=s) for name, s in (("train", 1), ("test", 2))}
 inputs = {name: (t.images - 0.5) * 2 for name, t in task.items()}
 seeing = LASNet.tiny(blocks=2, granularity=4, target_rate=0.35).to(device)
 log = lasnet.fit(
@@ -220,6 +220,8 @@ with torch.device("meta"):  # shapes without numbers: nothing is allocated
 print(f"static {published.macs(224) / 1e9:.2f} G")
 for rate in (1.0, 0.5, 0.25):
     print(f"rate {rate}: {published.macs(224, rate=rate) / 1e9:.2f} G")
+maskers = sum(bill.masker for bill in published.block_macs(224))
+assert published.macs(224, rate=1.0) == published.macs(224) + maskers
 parameters = sum(p.numel() for p in published.parameters())
 print("parameters:", f"{parameters:,}")
 assert parameters == 44_610_282

@@ -38,7 +38,7 @@ from torch.autograd import grad
 from torch.nn.functional import cross_entropy
 
 import course_lib
-from course_lib import decision, plots
+from course_lib import data, decision, plots
 from course_lib.training import gradients
 from course_lib.training.gradients import ESTIMATORS, GateProblem
 
@@ -505,7 +505,7 @@ assert 0.2 < ends["Gumbel, tau 5"][-100:].mean() < 0.33
 # %%
 torch.manual_seed(0)
 model = gradients.GatedNetwork()
-test = gradients.two_regions(2000, seed=2)
+test = data.two_regions(2000, seed=2)
 x = test.points[:5]
 mixed = model(x, gate=torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5]))  # while training
 assert torch.equal(mixed[0], model.cheap(x)[0])

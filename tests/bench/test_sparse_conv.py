@@ -65,16 +65,6 @@ def test_the_gate_lets_no_wrong_block_pass():
             gate(masked, block, x, mask, cell)
 
 
-def test_without_torchvision_the_same_block_is_made_here(monkeypatch):
-    theirs = make_block(SMALL)
-    monkeypatch.setitem(__import__("sys").modules, "torchvision.models.resnet", None)
-    ours = make_block(SMALL)
-    assert isinstance(ours, blocks._Bottleneck)
-    ours.load_state_dict(theirs.state_dict())
-    x = make_input(SMALL)
-    assert torch.allclose(ours(x.clone()), theirs(x.clone()), atol=1e-6)
-
-
 def test_the_gpu_half_runs_where_there_is_none(monkeypatch):
     """The same code on small blocks; only events and graphs are missing."""
     clock, rows = sparse_conv_gpu.Clock(torch.device("cpu"), 2), []

@@ -97,6 +97,7 @@ def test_published_bins():
     confidence = torch.rand(512, 5, generator=torch.Generator().manual_seed(0))
     assert l2w.allocate(confidence, 0.75).bincount().tolist() == [167, 125, 94, 70, 56]
     assert l2w.allocate(confidence[:500], 1.0).bincount().tolist() == [100] * 5
+    assert l2w.allocate(confidence[:37, :3], 0.75).bincount().tolist() == [16, 12, 9]  # exact shares: 16, 12, 9 in 37
     shares = decision.exit_shares(0.75, 7).tolist()
     assert shares == pytest.approx([0.2885, 0.2164, 0.1623, 0.1217, 0.0913, 0.0685, 0.0513], abs=5e-5)
 
@@ -113,6 +114,13 @@ def test_bins_have_their_sizes_and_the_surest_come_first(number, exits, rho, see
     for k in range(exits - 1):  # whoever left at k was at least as sure there as anybody who stayed
         left, stayed = confidence[taken == k, k], confidence[taken > k, k]
         assert not len(left) or not len(stayed) or left.min() >= stayed.max()
+
+
+def test_of_those_that_tie_the_first_leave_first():
+    confidence = torch.randint(0, 3, (5000, 1), generator=torch.Generator().manual_seed(0)).expand(5000, 2).float()
+    taken = l2w.allocate(confidence, 0.5)
+    ranked = sorted(range(5000), key=lambda i: (-float(confidence[i, 0]), i))
+    assert (taken == 0).nonzero().view(-1).tolist() == sorted(ranked[: int((taken == 0).sum())])
 
 
 def test_order_of_the_samples_does_not_matter_and_ends_of_rho():
@@ -363,6 +371,17 @@ def test_the_real_step_uses_the_updated_weights_and_the_model_of_before(scene):
         assert torch.allclose(value, model.state_dict()[name], rtol=1e-12, atol=1e-14), name
 
 
+def test_gradients_left_behind_by_others_do_not_count(scene):
+    seen = []
+    for left in (None, 1e3):
+        model, wpn, optimizer, wpn_optimizer, first, second = copy.deepcopy(scene)
+        for parameter in [*model.parameters(), *wpn.parameters()]:
+            parameter.grad = None if left is None else torch.full_like(parameter, left)
+        l2w.meta_step(model, wpn, optimizer, wpn_optimizer, first, second)
+        seen.append([*model.state_dict().values(), *wpn.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
 def test_without_strength_a_step_is_a_plain_step(scene):
     model, wpn, optimizer, wpn_optimizer, first, second = scene
     twin = copy.deepcopy(model)
@@ -460,6 +479,25 @@ def test_a_run_repeats_itself_and_leaves_the_global_generator_alone():
     assert runs[0].meta_losses == runs[1].meta_losses
     assert len(runs[0].meta_losses) == runs[0].history.steps == 8
     assert not one.training
+
+
+def test_halves_judge_each_other_and_both_rates_fall_by_a_cosine(monkeypatch):
+    seen, roles = [], []
+
+    def recorded(model, wpn, optimizer, wpn_optimizer, trained, judge, **options):
+        seen.append([dict(one.param_groups[0]) for one in (optimizer, wpn_optimizer)])
+        roles.append((trained[0], judge[0]))
+        return l2w.meta_step(model, wpn, optimizer, wpn_optimizer, trained, judge, **options)
+
+    monkeypatch.setattr("course_lib.instance.l2w.training.meta_step", recorded)
+    drawn = data.two_difficulties(64, seed=1)
+    l2w.fit_l2w(dense(), (drawn.inputs, drawn.labels), epochs=2, batch_size=32, hidden=8, lr=0.2, wpn_lr=1e-3)
+    falling = [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert [plain["lr"] for plain, _ in seen] == pytest.approx([0.2 * share for share in falling])
+    assert [meta["lr"] for _, meta in seen] == pytest.approx([1e-3 * share for share in falling])
+    assert {(plain["weight_decay"], meta["weight_decay"]) for plain, meta in seen} == {(1e-4, 1e-4)}
+    for first, second in zip(roles[::2], roles[1::2], strict=True):
+        assert first[0] is second[1] and first[1] is second[0] and not torch.equal(*first)
 
 
 def test_judging_every_other_batch():

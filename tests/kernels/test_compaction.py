@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib.kernels import ActiveSet, compaction
+from course_lib.kernels import ActiveSet, compaction, conv_gather
 
 
 def masks(shape, density=0.4, seed=0):
@@ -45,6 +45,17 @@ def test_cells_are_cropped(size, granularity):
     assert torch.equal(active.to_mask(), whole[:, :, : size[0], : size[1]])
     assert active.density() == active.to_mask().double().mean().item()
     assert listed(active) == cells.flatten().nonzero().view(-1).tolist()
+
+
+@pytest.mark.parametrize("density", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("granularity", [1, 3])
+def test_without_a_list_the_positions_are_the_same(granularity, density):
+    how = {"granularity": granularity, "size": (7, 8)}
+    cells = masks((2, 1, -(-7 // granularity), -(-8 // granularity)), density)
+    active, bare = ActiveSet.from_mask(cells, **how), compaction.unlisted(cells, **how)
+    assert len(bare.idx) == 0 and torch.equal(bare.cnt, active.cnt) and bare.cnt.dtype == torch.int32
+    assert (bare.size, bare.granularity) == (active.size, active.granularity) and torch.equal(bare.mask, active.mask)
+    assert torch.equal(conv_gather.list_positions(bare), conv_gather.list_positions(active))
 
 
 def test_real_numbers_count_from_one_half():

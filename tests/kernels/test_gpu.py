@@ -104,9 +104,10 @@ def test_auto_is_the_kernel_and_falls_back(problem, error_of):
     assert torch.equal(narrow.run("auto"), narrow.run("dense"))
 
 
-def test_nothing_waits_for_the_host(problem, no_sync):
+def test_nothing_waits_for_the_host(problem, no_sync, error_of):
+    """And what comes out without waiting is what should; the first call of each kernel compiles it, and may wait."""
     given = problem(cin=64, cout=64, granularity=2).to("cuda", torch.float16)
-    x, patches = given.tensors["input"], torch.zeros(2, 3, 2, device="cuda")
+    x, centers = given.tensors["input"], torch.zeros(2, 3, 2, device="cuda")
     weight, out = torch.ones(1, 64, device="cuda", dtype=torch.float16), torch.zeros_like(given.run("triton"))
 
     def everything():
@@ -114,19 +115,33 @@ def test_nothing_waits_for_the_host(problem, no_sync):
         active = ActiveSet.from_mask(mask, granularity=2, size=(9, 7))
         reads = active.dilate(3, 1, 1)
         rows = x.permute(0, 2, 3, 1).reshape(-1, 64)
-        scatter_rows_(rows, gather_rows(rows, reads.idx, reads.cnt), reads.idx, reads.cnt)
-        gather_patches(x, patches, 4, 2)
+        moved = scatter_rows_(torch.zeros_like(rows), gather_rows(rows, reads.idx, reads.cnt), reads.idx, reads.cnt)
+        patches = gather_patches(x, centers, 4, 2)
         given.run("triton", mask=active, granularity=1, out=out)
-        return given.run("triton", mask=active, granularity=1)
+        return mask, reads.mask, moved, patches, given.run("triton", mask=active, granularity=1)
 
     everything()
+    out.zero_()
     with no_sync():
-        everything()
-    for t in given.tensors.values():
-        t.requires_grad_()
-    given.run("triton").sum().backward()
+        given.mask, reads, moved, patches, result = everything()
+    there = x.cpu().double()
+    assert torch.equal(given.mask.cpu(), F.avg_pool2d(there.sum(1, keepdim=True), 2, ceil_mode=True) >= 0)
+    assert torch.equal(reads.cpu(), F.max_pool2d(given.full().double(), 3, 1, 1) > 0)
+    assert torch.equal(moved.cpu().double(), (there * reads.cpu()).permute(0, 2, 3, 1).reshape(-1, 64))
+    assert error_of(patches, gather_patches(there, centers.cpu().double(), 4, 2)) < TOLERANCE[torch.float16]
+    assert error_of(result, given.expected()[0]) < TOLERANCE[torch.float16]
+    assert torch.equal(out, result)
+
+    def gradients():
+        return torch.autograd.grad(given.run("triton").sum(), leaves)
+
+    leaves = [t.requires_grad_() for t in given.tensors.values()]
+    gradients()
     with no_sync():
-        given.run("triton").sum().backward()
+        mine = gradients()
+    want, exact = given.expected()
+    for got, expected in zip(mine, torch.autograd.grad(want.sum(), list(exact.values())), strict=True):
+        assert error_of(got, expected) < 4 * TOLERANCE[torch.float16]
 
 
 def test_a_graph_is_replayed_with_another_mask(problem, error_of):

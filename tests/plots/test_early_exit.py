@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
 
 from course_lib import decision, measure, plots
 from course_lib.instance.msdnet import MSDNet
@@ -18,15 +14,6 @@ from course_lib.plots.early_exit import mosaic
 from course_lib.plots.exit_grid import grid_nodes
 
 COSTS = [1e6, 2e6, 4e6]
-
-
-@pytest.fixture(autouse=True)
-def _figures() -> Iterator[None]:
-    mpl.use("Agg")
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +33,6 @@ def study() -> decision.ExitStudy:
     return decision.ExitStudy(
         tuple(COSTS), tuple(validation), validation[-1].argmax(1), tuple(test), test[-1].argmax(1)
     )
-
-
-def hatched(ax: plt.Axes, kind: type = Rectangle) -> list[Rectangle]:
-    return [patch for patch in ax.patches if isinstance(patch, kind) and patch.get_hatch() == "////"]
 
 
 # The grid ------------------------------------------------------------------------------------------------------------
@@ -85,7 +68,7 @@ def test_an_exit_that_is_not_there_is_refused(tiny: MSDNet, exit_index: int):
         grid_nodes(tiny, 16, exit_index)
 
 
-def test_drawn_grid_hatches_exactly_what_is_not_needed(tiny: MSDNet):
+def test_drawn_grid_hatches_exactly_what_is_not_needed(tiny: MSDNet, hatched):
     grid, ruler = plots.exit_grid(tiny, 16, exit_index=1).axes
     unneeded = [n for n in grid_nodes(tiny, 16, 1) if not n.needed]
     assert len(hatched(grid)) == len(unneeded)
@@ -94,7 +77,7 @@ def test_drawn_grid_hatches_exactly_what_is_not_needed(tiny: MSDNet):
     assert np.allclose(np.cumsum(lengths), np.array(tiny.exit_costs(16, convention="lazy")) / 1e6)
 
 
-def test_pictures_stand_left_of_the_grid_with_the_exit_they_took(tiny: MSDNet):
+def test_pictures_stand_left_of_the_grid_with_the_exit_they_took(tiny: MSDNet, hatched):
     pictures = [(torch.rand(3, 16, 16), k) for k in (0, 2)]
     figure = plots.exit_grid(tiny, 16, exit_index=3, pictures=pictures)
     assert [ax.get_title() for ax in figure.axes[2:]] == ["left at exit 1", "left at exit 3"]
@@ -180,7 +163,7 @@ def test_dashboard_shows_the_point_of_its_rho_and_one_row_a_rho(study: decision.
 # What was really run -------------------------------------------------------------------------------------------------
 
 
-def test_rows_computed_and_skipped_fill_the_batch():
+def test_rows_computed_and_skipped_fill_the_batch(hatched):
     figure = plots.rows_per_block({"static": [8, 8], "infer": [8, 3]}, 8)
     assert [bar.get_width() for bar in figure.axes[1].patches] == [8, 0, 3, 5]
     assert [bar.get_width() for bar in hatched(figure.axes[1])] == [0, 5]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
 
 from course_lib import plots
 from course_lib.plots.estimators import root_mean_square
@@ -16,15 +12,6 @@ from course_lib.training import gradients
 from course_lib.training.gradients import ESTIMATORS, EstimatorError
 
 P = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def _figures() -> Iterator[None]:
-    mpl.use("Agg")
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
 
 
 def made_up(mean: float, spread: float) -> EstimatorError:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.patches import Polygon
 from scipy.stats import spearmanr
 
 from course_lib import plots
 from course_lib.plots.lanes import lane_blocks
 from course_lib.spatial.ranet import RANet
-
-
-@pytest.fixture(autouse=True)
-def _figures() -> Iterator[None]:
-    mpl.use("Agg")
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
 
 
 def test_blocks_of_the_default_cifar_network_as_the_card_lists_them():

@@ -1,6 +1,5 @@
 """Figures of networks that choose patches: what they compute before they draw, and that they draw."""
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -10,12 +9,6 @@ from course_lib.spatial.lasnet import LASNet, block_kernels, break_even, predict
 from course_lib.spatial.lasnet.hardware import HardwareSpec
 
 V100 = HardwareSpec.v100()
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def texts(figure):

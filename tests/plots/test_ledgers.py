@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
-
 from course_lib.plots import ledgers
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def _picture_of_waste(needed: list[int], costs: list[float]):

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pytest
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 import torch
 
 from course_lib import plots
@@ -18,12 +13,6 @@ from course_lib.measure import Roofline
 ROOF = Roofline(bandwidth_bytes_per_s=1e9, macs_per_s=8e9, device="cpu")
 WIDE = plots.Measured("wide", macs=16e6, bytes=1e6, seconds=0.004)  # bound by arithmetic: 2 ms
 FLAT = plots.Measured("flat", macs=4e6, bytes=2e6, seconds=0.01)  # bound by memory: 2 ms
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
 
 
 def test_a_measured_layer_knows_intensity_and_rate():

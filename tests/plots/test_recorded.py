@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
 
 from course_lib import plots
 
 
-@pytest.fixture(autouse=True)
-def _figures() -> Iterator[None]:
-    mpl.use("Agg")
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
-
-
-def hatched(ax: plt.Axes) -> list[Rectangle]:
-    return [patch for patch in ax.patches if isinstance(patch, Rectangle) and patch.get_hatch() == "////"]
-
-
-def test_without_a_record_the_prediction_says_so():
+def test_without_a_record_the_prediction_says_so(hatched):
     figure = plots.recorded_speed({"shapes": None}, 3.0)
     assert "no recorded run yet" in figure.axes[0].texts[0].get_text()
     assert [bar.get_width() for bar in hatched(figure.axes[0])] == [3.0]

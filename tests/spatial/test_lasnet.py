@@ -1,12 +1,15 @@
 """LASNet: parameters and multiply-adds of the published networks, the identities, masks that save work, training."""
 
+import copy
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_lib import kernels, measure
+from course_lib import data, decision, kernels, measure
 from course_lib.spatial import lasnet
 from course_lib.spatial.lasnet import LASNet, MaskedBlock, Stage, expected_halo
 
@@ -310,6 +313,37 @@ def test_maskers_begin_open(name, bias):
     assert {block.masker.conv.bias[0].item() for block in model.blocks} == {bias}
 
 
+def test_the_mean_over_active_positions_teaches_the_mask_nothing():
+    """Squeeze-and-excitation reads the mask: the gradient of m is that of m * F(x) alone, F(x) held fixed."""
+    torch.manual_seed(0)
+    block = MaskedBlock(8, 8, 8, granularity=1, squeeze=4).double().eval()
+    x, mask = torch.rand(2, 8, 4, 4).double(), (torch.rand(2, 1, 4, 4) < 0.5).double().requires_grad_()
+    (found,) = torch.autograd.grad(block.dense(x, mask).sum(), mask)
+    with torch.no_grad():
+        branch = block.c(block.se(block.b(block.a(x).relu()).relu(), mask))
+        expected = (branch * (x + mask * branch > 0)).sum(1, keepdim=True)
+    assert torch.allclose(found, expected)
+
+
+def test_noise_is_the_generators_and_the_temperature_the_callers():
+    torch.manual_seed(0)
+    model, x = LASNet.tiny().train(), torch.rand(4, 1, 32, 32)
+    for block in model.blocks:
+        nn.init.zeros_(block.masker.conv.bias)
+
+    def drawn(seed, tau):
+        model.zero_grad()
+        out = model(x, tau, generator=torch.Generator().manual_seed(seed))
+        out.rates.sum().backward()
+        return out.masks, model.blocks[0].masker.conv.weight.grad.clone()
+
+    masks, slope = drawn(1, 2.0)
+    again, same = drawn(1, 2.0)
+    assert all(torch.equal(a, b) for a, b in zip(masks, again, strict=True)) and torch.equal(slope, same)
+    assert not torch.allclose(slope, drawn(1, 0.5)[1])
+    assert not torch.equal(masks[0], drawn(2, 2.0)[0][0])
+
+
 def test_the_halo_carries_no_gradient_and_the_rates_do():
     torch.manual_seed(0)
     model = LASNet.tiny()
@@ -351,27 +385,41 @@ def test_losses_vanish_on_target_only():
     assert float(lasnet.block_loss(output(0.5, [1.0, 0.0]), 0.5)) == pytest.approx(0.25)
 
 
-def test_glyphs():
-    task = lasnet.glyphs(50, seed=3)
-    again = lasnet.glyphs(50, seed=3)
-    assert torch.equal(task.images, again.images)
-    assert task.images.shape == (50, 1, 32, 32)
-    assert 0 <= float(task.images.min()) <= float(task.images.max()) <= 1
-    assert set(task.labels.tolist()) == {0, 1, 2, 3}
-    # the glyph is where it says, all of it once, however the image is cut
-    for cells in (1, 4, 16):
-        area = task.overlap(cells).sum((1, 2)) * (32 / cells) ** 2
-        assert torch.allclose(area, torch.full_like(area, 81.0))
-    bright = torch.stack(
-        [image[0, r : r + 9, c : c + 9].mean() for image, (r, c) in zip(task.images, task.corner, strict=True)]
-    )
-    assert float(bright.min()) > float(task.images.mean((1, 2, 3)).max())
-    assert lasnet.glyphs(0).images.shape == (0, 1, 32, 32)
+@pytest.mark.parametrize(("budget", "loss"), [("network", lasnet.budget_loss), ("block", lasnet.block_loss)])
+def test_training_is_these_steps(budget, loss):
+    task = data.glyphs(64, seed=1)
+    torch.manual_seed(0)
+    model = LASNet.tiny(blocks=2, target_rate=0.35)
+    twin = copy.deepcopy(model).train()
+    log = lasnet.fit(model, task.images, task.labels, budget=budget, steps=4, batch_size=8, lr=1e-2, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    optimizer = torch.optim.Adam(twin.parameters())
+    for step in range(4):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 + math.cos(math.pi * step / 4)) / 2
+        rows = torch.randint(64, (8,), generator=generator)
+        out = twin(task.images[rows], decision.anneal_tau(step, 4, start=5.0, end=0.1), generator=generator)
+        task_loss = nn.functional.cross_entropy(out.logits, task.labels[rows])
+        optimizer.zero_grad()
+        (task_loss + 10 * loss(out, 0.35, lasnet.bounds(step, 4, 0.35))).backward()
+        optimizer.step()
+        assert (log.losses[step], log.rates[step]) == pytest.approx((task_loss.item(), out.rate.item()), rel=1e-4)
+        assert torch.allclose(log.block_rates[step], out.block_rates)
+    for name, value in twin.state_dict().items():
+        assert torch.allclose(value, model.state_dict()[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_half_precision_counts_as_float32_does():
+    model, x = LASNet.tiny(), torch.rand(1, 1, 32, 32)
+    masks = [torch.ones(1, 1, 4, 4)] * 3
+    whole = model.eval()(x, masks=masks)
+    found = model.half()(x.half(), masks=masks)
+    assert float(found.macs) == float(whole.macs) > torch.finfo(torch.float16).max
+    assert float(found.rate) == 1
 
 
 def test_training_lowers_loss_and_rate():
     torch.manual_seed(0)
-    task = lasnet.glyphs(512, seed=1)
+    task = data.glyphs(512, seed=1)
     model = LASNet.tiny(blocks=2, target_rate=0.35)
     history = lasnet.fit(model, (task.images - 0.5) * 2, task.labels, budget="block", steps=100, lr=1e-2, seed=0)
     assert not model.training
@@ -419,7 +467,6 @@ def test_granularity_must_divide_the_map():
         (lambda: LASNet.tiny()(torch.zeros(2, 1, 32, 32), masks=[torch.ones(1, 1, 4, 4)] * 3), "mask: got one for 1"),
         (lambda: LASNet.tiny().load_static({}), "state_dict: got shape None"),
         (lambda: lasnet.bounds(0, 10, 0.0), "target: got 0.0"),
-        (lambda: lasnet.glyphs(1, size=8), "at least 9 pixels"),
         (lambda: lasnet.fit(LASNet.tiny(), torch.zeros(1), torch.zeros(1), budget="none"), "budget: got 'none'"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from course_lib import decision, measure
 from course_lib.instance.msdnet import MSDNet
@@ -178,6 +179,31 @@ def test_fusion_layer_adds_its_growth_and_passes_gradients_to_both(shrinks):
     assert low.grad[:, 10:].abs().sum() == 0  # what the fused layer itself appended is not its input
 
 
+def resized(x, like):
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=True)
+
+
+@pytest.mark.parametrize("shrinks", [False, True])
+def test_fusion_layer_is_its_formula_in_this_order(shrinks):
+    layer = Layer(6, 10, 8, (2, 2), 0.25, shrinks=shrinks).eval()
+    x, low = torch.randn(2, 6, 8, 8), torch.randn(2, 12, 4, 4)
+    with torch.no_grad():
+        new, fused = layer.own(x), layer.low(low[:, :10])
+        assert torch.equal(layer(x, low), torch.cat([resized(x, new), resized(fused, new), new], 1))
+
+
+def test_the_closing_copy_is_squeezed_first_and_resized_then():
+    torch.manual_seed(0)
+    model = RANet.tiny().eval()
+    block, below = model.lanes[1][0], model.lanes[0][0]
+    x, low = torch.randn(2, block.widths[0], 16, 16), [torch.randn(2, below.widths[-1], 8, 8)]
+    with torch.no_grad():
+        out, kept = block(x, low)
+        copied = resized(block.closing(low[-1]), kept[-1])
+        whole = torch.cat([kept[-1], copied], 1)
+        assert torch.equal(out, whole if block.squeeze is None else block.squeeze(whole))
+
+
 def test_the_kept_map_is_the_state_before_the_closing_copy():
     """The output has the same number of channels where nothing was squeezed, but other sizes: 43,836 against 44,644."""
     with torch.device("meta"):
@@ -345,6 +371,22 @@ def test_stopping_or_skipping_heads_leaves_the_logits(model, images, all_logits)
             assert torch.equal(model.at_exit(images, k), all_logits[k])
 
 
+def test_one_exit_alone_runs_no_other_head(model, images):
+    ran = []
+    hooks = [head.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, head in enumerate(model.heads)]
+    with torch.no_grad():
+        for k in (0, model.exits - 2, -1):
+            model.at_exit(images[:2], k)
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0, model.exits - 2, model.exits - 1]
+
+
+def test_who_asks_for_the_blocks_cannot_change_them(model):
+    model.blocks_before(0).clear()
+    assert model.blocks_before(0)
+
+
 def test_every_parameter_gets_a_gradient(model):
     trained = copy.deepcopy(model).train()
     sum(logits.square().sum() for logits in trained(torch.rand(4, 3, 16, 16))).backward()
@@ -365,6 +407,9 @@ def test_initialisation_is_he_by_fan_out_but_for_the_stem():
     bottleneck = model.lanes[0][0].layers[0].own[0].weight
     assert bottleneck.shape[2] == 1
     assert bottleneck.std().item() == pytest.approx((2 / bottleneck.shape[0]) ** 0.5, rel=0.05)
+    window = model.lanes[0][0].layers[0].own[3].weight
+    assert window.shape[0] != window.shape[1]
+    assert window.std().item() == pytest.approx((2 / 9 / window.shape[0]) ** 0.5, rel=0.05)
     stem = model.stem[0][0].weight
     assert stem.std().item() == pytest.approx((1 / 27 / 3) ** 0.5, rel=0.15)  # uniform within 1 / sqrt(fan in)
     assert all(head.linear.bias.eq(0).all() for head in model.heads)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from course_lib import decision
+from course_lib import data, decision
 from course_lib.training import gradients
 from course_lib.training.gradients import ESTIMATORS, GateProblem
 
@@ -131,15 +131,6 @@ def test_at_a_high_temperature_the_estimate_shrinks_with_it():
 # The network ---------------------------------------------------------------------------------------------------------
 
 
-def test_regions_are_as_described_and_repeatable():
-    data, again = gradients.two_regions(2000, seed=3), gradients.two_regions(2000, seed=3)
-    assert torch.equal(data.points, again.points)
-    assert float(data.hard.float().mean()) == pytest.approx(0.4, abs=0.04)
-    assert set(data.labels[~data.hard].tolist()) == {0, 1}
-    assert set(data.labels[data.hard].tolist()) == {2, 3}
-    assert gradients.two_regions(0).points.shape == (0, 2)
-
-
 def rows_of(module: torch.nn.Module, rows: list[int]) -> None:
     module.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
 
@@ -153,7 +144,7 @@ def network() -> gradients.GatedNetwork:
 
 
 def test_inference_runs_each_sample_on_one_path_and_answers_as_the_masked_network():
-    model, x = network(), gradients.two_regions(200).points
+    model, x = network(), data.two_regions(200).points
     with torch.inference_mode():
         masked = model(x, (model.gate_logits(x) > 0).float())
     cheap: list[int] = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from course_lib.instance.l2w.step import LookAhead, Samples, check_settings, meta_step
 from course_lib.instance.l2w.weighting import Centring, WeightPredictionNetwork, center_weights
-from course_lib.train import Augment, Batches, Data, History, as_batches, epoch_order
+from course_lib.train import Augment, Batches, Data, History, as_batches, cosine, epoch_order
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def fit_l2w(
         model.train()
         for number, halves in enumerate(_halves(batches, sizes, epochs, seed, augment, device)):
             for half, judge in _judged(halves, wpn is not None and number % meta_interval == 0):
-                falling = 0.5 * (1 + math.cos(math.pi * len(losses) / total))
+                falling = cosine(len(losses) / total)
                 _set_rate(optimizer, lr * falling)
                 _set_rate(wpn_optimizer, wpn_lr * falling)
                 step = meta_step(

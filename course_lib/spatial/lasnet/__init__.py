@@ -18,20 +18,17 @@ from course_lib.spatial.lasnet.predictor import (
     tile_sizes,
 )
 from course_lib.spatial.lasnet.training import (
-    Glyphs,
     LASNetHistory,
     block_loss,
     bounds,
     budget_loss,
     fit,
-    glyphs,
 )
 
 __all__ = [
     "DEVICES",
     "STAGE_MAPS",
     "BlockMacs",
-    "Glyphs",
     "HardwareSpec",
     "LASNet",
     "LASNetHistory",
@@ -47,7 +44,6 @@ __all__ = [
     "efficiency",
     "expected_halo",
     "fit",
-    "glyphs",
     "predict_block",
     "predict_network",
     "predict_skipping",

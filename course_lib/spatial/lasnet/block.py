@@ -6,13 +6,14 @@ Source: LASNet (arXiv 2210.06223), section 3; see `course_lib.spatial.lasnet.net
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from course_lib import kernels
 from course_lib.kernels.compaction import expand
-from course_lib.spatial.sparse_conv import SpatialMasker, conv_norm, scratch
+from course_lib.spatial.sparse_conv import SpatialMasker, sparse_branch
 
 
 class BlockMacs(NamedTuple):
@@ -114,18 +115,11 @@ class MaskedBlock(nn.Module):
 
         `x` must be the output of a ReLU, as it is between blocks: a skipped position then keeps its value.
         """
-        # Scratch maps stay uninitialised: the 3x3 reads nothing outside the halo, the last 1x1 nothing inactive.
-        h = scratch(x, self.width, x.shape[2:])
-        _at(self.a, x, halo, relu=True, out=h, backend=backend)
-        if self.se is None:
-            g = scratch(x, self.width, cells.size)
-            _at(self.b, h, cells, relu=True, out=g, backend=backend)
-        else:
-            g = self.se(_at(self.b, h, cells, relu=True, backend=backend), cells.to_mask().to(x.dtype))
         identity = x if self.shortcut is None else self.shortcut(x)
         out = x if self.shortcut is None else identity.relu()
-        _at(self.c, g, cells, relu=True, residual=identity, out=out, backend=backend)
-        return out
+        pairs: Any = [tuple(pair) for pair in (self.a, self.b, self.c)]
+        se = None if self.se is None else partial(self.se, mask=cells.to_mask().to(x.dtype))
+        return sparse_branch(pairs, x, halo, cells, residual=identity, out=out, between=se, backend=backend)
 
     def macs(self, size: int) -> BlockMacs:
         """Multiply-adds of one image for input maps of `size` x `size` positions. Normalisation counts 0."""
@@ -164,12 +158,6 @@ def conv_bn(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 
     """A convolution without bias that keeps the side (or divides it by `stride`), BatchNorm."""
     conv = nn.Conv2d(cin, cout, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(cout))
-
-
-def _at(pair: nn.Sequential, x: Tensor, active: kernels.ActiveSet, **how: Any) -> Tensor:
-    """Convolution and BatchNorm of `pair` at the active positions, as one operation."""
-    conv: Any = pair[0]
-    return conv_norm(conv, pair[1], x, active, **how)
 
 
 def _weights(pair: nn.Sequential) -> int:
