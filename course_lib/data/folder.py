@@ -6,6 +6,7 @@ import os
 import random
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,15 +74,7 @@ def read_tree(root: Path) -> tuple[list[str], list[int], tuple[str, ...]]:
     The class is the name of the folder an image lies in; folders around the class folders do not matter, unless two
     class folders then have the same name, which raises ValueError. So does a file that is no zip.
     """
-    if root.is_dir():
-        found = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
-    else:
-        try:
-            with zipfile.ZipFile(root) as archive:
-                found = archive.namelist()
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"root: got {root}, expected a directory or a zip file ({error})") from error
-    images = [p for p in map(PurePosixPath, found) if _is_image(p)]
+    images = _image_paths(root)
     folders = {p.parent for p in images}
     classes = sorted({folder.name for folder in folders})
     if len(classes) < len(folders):
@@ -90,6 +83,55 @@ def read_tree(root: Path) -> tuple[list[str], list[int], tuple[str, ...]]:
     images.sort(key=lambda p: (p.parent.name, p.name))
     index = {name: i for i, name in enumerate(classes)}
     return [str(p) for p in images], [index[p.parent.name] for p in images], tuple(classes)
+
+
+def read_domains(
+    root: Path, domains: Sequence[str] | None = None
+) -> tuple[dict[str, tuple[list[str], list[int]]], tuple[str, ...]]:
+    """Files and labels of every domain, and the class names, which all domains share; sorted, as in `read_tree`.
+
+    The class is the folder an image lies in, the domain the folder around that. `domains`: these alone, in this order.
+    ValueError for a domain without images, for one that lacks a class of another, and for none at all.
+    """
+    found: dict[str, list[PurePosixPath]] = {}
+    for path in _image_paths(root):
+        if len(path.parts) > 2:
+            found.setdefault(path.parent.parent.name, []).append(path)
+    empty = [folder.name for folder in sorted(root.iterdir()) if folder.is_dir()] if root.is_dir() and not found else []
+    if not found:
+        held = f" (folders there: {', '.join(empty[:5])})" if empty else ""
+        raise ValueError(f"root: got no images under {root}{held}, expected <domain>/<class>/<image>")
+    if domains is None:
+        around = {path.parts[:-3] for paths in found.values() for path in paths}
+        folders = [root.joinpath(*parts) for parts in around] if root.is_dir() else []
+        hollow = sorted(f.name for top in folders for f in top.iterdir() if f.is_dir() and not f.name.startswith("."))
+        domains = sorted({*found, *hollow})
+    for domain in domains:
+        if domain not in found:
+            raise ValueError(f"domain {domain!r}: got no images under {root}, expected {domain}/<class>/<image>")
+    classes = sorted({path.parent.name for domain in domains for path in found[domain]})
+    index = {name: i for i, name in enumerate(classes)}
+    trees = {}
+    for domain in domains:
+        paths = sorted(found[domain], key=lambda p: (p.parent.name, p.name))
+        if missing := sorted(index.keys() - {path.parent.name for path in paths}):
+            got = f"no images of {', '.join(missing[:5])}"
+            raise ValueError(f"domain {domain!r}: got {got} under {root}, expected the same classes in all domains")
+        trees[domain] = [str(p) for p in paths], [index[p.parent.name] for p in paths]
+    return trees, tuple(classes)
+
+
+def _image_paths(root: Path) -> list[PurePosixPath]:
+    """The images under a directory or in a zip file, relative to it."""
+    if root.is_dir():
+        found = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    else:
+        try:
+            with zipfile.ZipFile(root) as archive:
+                found = archive.namelist()
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"root: got {root}, expected a directory or a zip file ({error})") from error
+    return [p for p in map(PurePosixPath, found) if _is_image(p)]
 
 
 def _is_image(path: PurePosixPath) -> bool:

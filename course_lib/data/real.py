@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from course_lib.data.folder import FolderImages, read_tree, resized, split_rows
+from course_lib.data.folder import FolderImages, read_domains, read_tree, resized, split_rows
 from course_lib.data.idx import read_idx
 
 SPLITS = ("train", "validation", "test")
@@ -82,6 +82,33 @@ def load(
     if name == "imagenet":
         return _imagenet(where, split, size)
     return _folder(where, split, size, split_by)
+
+
+def load_domains(
+    root: str | os.PathLike[str] | None = None, *, domains: Sequence[str] | None = None, size: int | None = None
+) -> dict[str, FolderImages]:
+    """The domains of a folder laid out as Office-Home or VisDA: `<domain>/<class>/<image>`, all images of each.
+
+    Args:
+        root: a directory or a zip file; default as in `load`. Folders around the domains do not matter in a zip.
+        domains: these alone, in this order; None: all, in sorted order.
+        size: as in `load`.
+
+    Returns:
+        By domain: items (image float32 (3, H, W) in [0, 1], label int), the same `.classes` in all. Images are read
+        when asked for; a broken one then raises ValueError, naming the file.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a domain without images, or without images of a class that another has.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"size: got {size}, expected at least 1 pixel, or None")
+    where = Path(root if root is not None else os.environ.get("COURSE_DATA") or "data").expanduser()
+    if not where.exists():
+        raise _missing("domains", where)
+    trees, classes = read_domains(where, domains)
+    return {domain: FolderImages(where, *tree, classes, size) for domain, tree in trees.items()}
 
 
 def _held_out(n: int, split: str) -> Tensor:
@@ -191,12 +218,13 @@ def _missing(name: str, root: Path, what: str = "not found") -> FileNotFoundErro
         "cifar100": "the folder cifar-100-python",
         "imagenet": "train/<class>/<image> and val/<class>/<image>",
         "folder": "a directory or a zip file with <class>/<image>",
+        "domains": "a directory or a zip file with <domain>/<class>/<image>",
     }
     remedy = (
         "put the files there, name another root (or set COURSE_DATA), or call with download=True where there is a "
         "network"
     )
-    if name in ("imagenet", "folder"):
+    if name in ("imagenet", "folder", "domains"):
         remedy = "put the files there or name another root (or set COURSE_DATA); download=True does not help here"
     return FileNotFoundError(
         f"{name}: {what} under {root.absolute()}. Expected there: {layouts[name]}. To mend it, {remedy}."

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from course_lib.data.distances import cross, diamond, disc, own_axes, square, triangle
+
 SHAPE_CLASSES: tuple[str, ...] = tuple(
     f"{fill} {shape}" for fill in ("filled", "hollow") for shape in ("disc", "square", "diamond", "triangle", "cross")
 )
@@ -25,12 +27,6 @@ _MIN_COLOUR_DISTANCE = 0.8
 _MIN_BRIGHTNESS_DIFFERENCE = 0.32
 _CHUNK_PIXELS = 1 << 17  # pixels drawn at once: the few arrays of this length stay in the cache
 
-# Extents as shares of the radius, chosen so that the shapes look equally large: the discs' radius is the radius, the
-# corners of the others reach up to 1.2 times as far (a fraction of a pixel where a small shape touches the border).
-_SQUARE = 0.88
-_DIAMOND = 1.14
-_TRIANGLE = 1.14
-_ARM_LENGTH, _ARM_WIDTH = 1.04, 0.35
 # Width of the outline, for disc, square, diamond, triangle, cross: the more room inside, the broader the line, so that
 # small outlines are still seen and the hole in a small cross is still open.
 _OUTLINES = np.array([0.34, 0.32, 0.31, 0.27, 0.19], dtype=np.float32)
@@ -111,7 +107,7 @@ def shapes(
     freedom = (size / 2 - extent) * difficulty
     center = np.float32(size / 2) + rng.uniform(-1, 1, (n, 2)).astype(np.float32) * freedom[:, None]
     angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE, n).astype(np.float32)
-    colours = _contrasting_colours(rng, n)
+    colours = contrasting_colours(rng, n)
 
     images = np.empty((n, 3, size, size), dtype=np.float32)
     step = max(1, _CHUNK_PIXELS // size**2)
@@ -140,7 +136,7 @@ def _given(name: str, value: float | torch.Tensor, n: int, bounds: tuple[float, 
     return np.broadcast_to(given, n).copy()
 
 
-def _contrasting_colours(rng: np.random.Generator, n: int) -> np.ndarray:
+def contrasting_colours(rng: np.random.Generator, n: int) -> np.ndarray:
     """Two colours per image, (n, 2, 3): background and shape, redrawn together until they differ enough."""
     colours = np.empty((n, 2, 3), dtype=np.float32)
     open_rows = np.arange(n)
@@ -159,11 +155,7 @@ def _coverage(labels: np.ndarray, center: np.ndarray, radius: np.ndarray, angle:
     The signed distance to the border, in pixels, is all that anti-aliasing needs: a pixel half a pixel inside is
     covered whole, half a pixel outside not at all. An outline is the shape less the shape shrunk by the line's width.
     """
-    middle = np.arange(size, dtype=np.float32) + np.float32(0.5)
-    down = middle[None, :, None] - center[:, 0, None, None]
-    right = middle[None, None, :] - center[:, 1, None, None]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    x, y = right * cos - down * sin, -right * sin - down * cos  # the shape's own axes: x to its right, y up
+    x, y = own_axes(center, angle, size)
     distance = np.empty_like(x)
     count = len(_DISTANCES)
     for kind, signed_distance in enumerate(_DISTANCES):
@@ -176,29 +168,4 @@ def _coverage(labels: np.ndarray, center: np.ndarray, radius: np.ndarray, angle:
     return covered
 
 
-def _disc(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
-    return np.sqrt(x * x + y * y) - r
-
-
-def _square(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(x), np.abs(y)) - np.float32(_SQUARE) * r
-
-
-def _diamond(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
-    return (np.abs(x) + np.abs(y) - np.float32(_DIAMOND) * r) * np.float32(math.sqrt(0.5))
-
-
-def _triangle(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
-    sides = np.float32(math.sqrt(0.75)) * np.abs(x) + np.float32(0.5) * y
-    return np.maximum(sides, -y) - np.float32(0.5 * _TRIANGLE) * r  # equilateral: half as far to a side as to a corner
-
-
-def _cross(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
-    x, y = np.abs(x), np.abs(y)
-    long, short = np.maximum(x, y), np.minimum(x, y)
-    # Along the longer direction lies the arm's end, across it the arm's side. In the notch between two arms this is
-    # the exact distance, and so is the outline's inner border, except at the four inner corners.
-    return np.maximum(long - np.float32(_ARM_LENGTH) * r, short - np.float32(_ARM_WIDTH) * r)
-
-
-_DISTANCES = (_disc, _square, _diamond, _triangle, _cross)
+_DISTANCES = (disc, square, diamond, triangle, cross)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib import data
-from course_lib.data.shapes import MAX_ANGLE, _contrasting_colours, _coverage
+from course_lib.data.shapes import MAX_ANGLE, _coverage, contrasting_colours
 
 FIELDS = ("images", "labels", "difficulty", "center", "radius", "angle", "noise")
 
@@ -94,11 +94,11 @@ def test_angle_keeps_square_and_diamond_apart():
 def test_colours_differ_enough():
     import numpy as np
 
-    colours = _contrasting_colours(np.random.default_rng(0), 5000)
+    colours = contrasting_colours(np.random.default_rng(0), 5000)
     difference = colours[:, 1] - colours[:, 0]
     assert np.linalg.norm(difference, axis=1).min() >= 0.8
     assert np.abs(difference.mean(axis=1)).min() >= 0.32
-    assert _contrasting_colours(np.random.default_rng(0), 0).shape == (0, 2, 3)
+    assert contrasting_colours(np.random.default_rng(0), 0).shape == (0, 2, 3)
 
 
 def test_noise_grows_with_difficulty():
