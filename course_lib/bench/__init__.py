@@ -24,6 +24,7 @@ BENCHES = {
     "budgeted": "course_lib.bench.budgeted",
     "sparse-conv": "course_lib.bench.sparse_conv",
     "lasnet": "course_lib.bench.lasnet",
+    "temporal": "course_lib.bench.temporal",
 }
 
 

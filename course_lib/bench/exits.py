@@ -125,14 +125,15 @@ def timed(
     rounds: int,
     warmup: int,
     details: Mapping[str, Mapping[str, Any]] | None = None,
+    what: str = "images",
 ) -> tuple[list[Row], dict[str, measure.Timing]]:
-    """A row of images a second for every contender, and the timings to take ratios of."""
+    """A row of images (or `what` else) a second for every contender, and the timings to take ratios of."""
     timings = measure.compare(contenders, rounds=rounds, warmup=warmup)
     rows = []
     for name, timing in timings.items():
         speeds = [images / seconds for seconds in timing.samples_s]
-        more = {"batch": batch, "images": images, "threads": torch.get_num_threads(), **(details or {}).get(name, {})}
-        rows.append(Row.of(f"{label}: {name}", "images/s", speeds, **more))
+        more = {"batch": batch, what: images, "threads": torch.get_num_threads(), **(details or {}).get(name, {})}
+        rows.append(Row.of(f"{label}: {name}", f"{what}/s", speeds, **more))
     return rows, timings
 
 
