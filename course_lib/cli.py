@@ -75,6 +75,8 @@ def examine() -> list[Finding]:
         _package("matplotlib", "figures"),
         _triton(),
         _package("accelerate", "training on many devices"),
+        _package("av", "video files"),
+        _package("open_clip_torch", "CLIP"),
         _package("jupyterlab", lab),
         _look("notebook kernel", _kernel, lab),
         _look("Chromium", _chromium, "the tests of book and lab in a real browser"),
@@ -178,9 +180,12 @@ def bench(context: typer.Context) -> None:
 
 # --- train ------------------------------------------------------------------------------------------------------
 
+training = typer.Typer(help="Train a network of the course.", no_args_is_help=True)
+app.add_typer(training, name="train")
 
-@app.command()
-def train(
+
+@training.command("msdnet")
+def train_msdnet(
     data: Annotated[str | None, typer.Option(help="A real data set by name, instead of procedural shapes.")] = None,
     root: Annotated[Path | None, typer.Option(help="The folder it lies in.")] = None,
     size: Annotated[int, typer.Option(help="Side of the images, in pixels.")] = 16,
@@ -216,6 +221,28 @@ def train(
         raise typer.Exit(2) from None
     _print_exits(model, logits, labels, size)
     typer.echo(f"{history.steps} steps in {history.seconds:.0f} s, on {next(model.parameters()).device}")
+
+
+@training.command("tiny-clip")
+def train_tiny_clip(
+    steps: Annotated[int | None, typer.Option(help="How many, instead of all.")] = None,
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="The file to write, instead of the library's own.")] = None,
+) -> None:
+    """Train the course's own CLIP, print its zero-shot accuracy in every domain and write its weights."""
+    from course_lib.beyond import clip
+
+    try:
+        run, file = clip.train_and_save(steps=clip.STEPS if steps is None else steps, seed=seed, out=out, progress=True)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.echo(f"course train: {error}", err=True)
+        raise typer.Exit(2) from None
+    for domain, accuracy in run.zero_shot.items():
+        typer.echo(f"zero-shot on {domain:<10} {accuracy:.1%}")
+    typer.echo(f"{len(run.losses)} steps in {run.seconds:.0f} s; weights written to {file}")
 
 
 def _train_data(data: str | None, root: Path | None, size: int, images: int, seed: int) -> tuple[Any, Any, int, int]:

@@ -115,7 +115,7 @@ def test_bench_passes_everything_through(tmp_path, monkeypatch):
 
 def test_train_prints_every_exit_and_goes_on_from_its_checkpoint(tmp_path):
     checkpoint = tmp_path / "run" / "tiny.pt"
-    arguments = ("train", "--images", 64, "--epochs", 1, "--batch-size", 32, "--checkpoint", checkpoint)
+    arguments = ("train", "msdnet", "--images", 64, "--epochs", 1, "--batch-size", 32, "--checkpoint", checkpoint)
     first = course(*arguments)
     assert first.exit_code == 0, first.output
     assert "2000 held-out images" in first.output
@@ -141,7 +141,7 @@ def test_train_prints_every_exit_and_goes_on_from_its_checkpoint(tmp_path):
     ],
 )
 def test_train_names_what_is_wrong_in_a_line(arguments, message):
-    result = course("train", "--images", 8, *arguments)
+    result = course("train", "msdnet", "--images", 8, *arguments)
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
@@ -155,7 +155,7 @@ def test_train_on_a_folder_of_pictures(tmp_path):
         folder.mkdir(parents=True)
         for i in range(20):
             Image.new("RGB", (20, 24), (shade, shade, i)).save(folder / f"{i}.png")
-    result = course("train", "--data", "folder", "--root", tmp_path / "pictures", "--epochs", 1)
+    result = course("train", "msdnet", "--data", "folder", "--root", tmp_path / "pictures", "--epochs", 1)
     assert result.exit_code == 0, result.output
     assert "6 held-out images" in result.output
 
@@ -167,7 +167,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "fit", interrupted)
-    result = course("train", "--images", 8, "--checkpoint", "here.pt")
+    result = course("train", "msdnet", "--images", 8, "--checkpoint", "here.pt")
     assert result.exit_code == 130
     assert "goes on from here.pt" in result.output
 

@@ -25,6 +25,7 @@ BENCHES = {
     "sparse-conv": "course_lib.bench.sparse_conv",
     "lasnet": "course_lib.bench.lasnet",
     "temporal": "course_lib.bench.temporal",
+    "language": "course_lib.bench.language",
 }
 
 
