@@ -132,8 +132,9 @@ def _ribbons(ax: Axes, prompts: DomainPrompts, names: Sequence[str]) -> None:
             ax.text(x + width / 2, y + 0.36, text, ha="center", va="center", fontsize=8, bbox=back)
             x += width
         rest = prompts.clip.context_length - prompts.tokens.shape[1]
-        ax.add_patch(Rectangle((x, y), 1.1, 0.72, **SKIPPED))
-        ax.text(x + 0.55, y + 0.36, f"{rest} cut", ha="center", va="center", fontsize=8, bbox=_PAPER)
+        if rest:
+            ax.add_patch(Rectangle((x, y), 1.1, 0.72, **SKIPPED))
+            ax.text(x + 0.55, y + 0.36, f"{rest} cut", ha="center", va="center", fontsize=8, bbox=_PAPER)
     end, height = x + 1.1, rows + 0.35
     _bracket(ax, -0.95, (-0.05, height), "-", "both: paper")
     for domain in range(len(prompts.domains)):
@@ -168,6 +169,8 @@ def _locked(ax: Axes, x: float, height: float) -> None:
 
 
 def _plane(ax: Axes, prompts: DomainPrompts, images: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str]) -> None:
+    if len(names) < 2:
+        raise ValueError(f"classes: got {len(names)}, expected at least 2, as the plane is that of the classes' means")
     with torch.no_grad():
         rows = prompts()[:, : len(names)].cpu()
     rows = rows - rows.mean(1, keepdim=True)  # what all sentences of a domain share decides nothing among them
@@ -199,7 +202,7 @@ def _plane(ax: Axes, prompts: DomainPrompts, images: Mapping[str, tuple[Tensor, 
         )
         for (u, v), name in zip(at.tolist(), names, strict=True) if domain == 0 else ():
             out = 1.22 * reach / max((u * u + v * v) ** 0.5, 1e-9)
-            ax.text(u * out, v * out, name, ha="center", va="center", fontsize=_SMALL, zorder=6)
+            ax.text(u * out, v * out, name, ha="center", va="center", fontsize=_SMALL, zorder=6, bbox=_PAPER)
     ax.add_patch(Circle((0, 0), 1.08 * reach, fill=False, edgecolor=INK, linewidth=1.2))
     ax.set(xlim=(-1.45 * reach, 1.45 * reach), ylim=(-1.3 * reach, 1.3 * reach), aspect="equal")
     ax.set_axis_off()

@@ -39,6 +39,9 @@
 # | [training/gradients](../training/gradients.ipynb) | How does a yes or a no learn? | back-propagation, expectation | 60 | 60 |
 # | [spatial/sparse_conv](../spatial/sparse_conv.ipynb) | Can a machine skip pixels and finish earlier? | [measuring](measuring.ipynb), convolution as matrix product | 75 | 85 |
 # | [spatial/lasnet](../spatial/lasnet.ipynb) | How large must a patch be to be worth skipping? | [sparse_conv](../spatial/sparse_conv.ipynb) (first sitting), [gradients](../training/gradients.ipynb) (Gumbel) | 65 | 75 |
+# | [temporal/skimming](../temporal/skimming.ipynb) | Which words may stay unread? | [gradients](../training/gradients.ipynb), a recurrent cell | 60 | 70 |
+# | [temporal/adafocus](../temporal/adafocus.ipynb) | Where in a video does it happen? | [gradients](../training/gradients.ipynb) (policy gradient) | 65 | 90 |
+# | [beyond/dapl](../beyond/dapl.ipynb) | Can a sentence move a classifier to a new world? | softmax, a transformer block | 60 | 75 |
 
 # %% [markdown]
 # ## The tasks
@@ -53,6 +56,9 @@
 # | [Exercises: gradients](../../exercises/training/gradients.ipynb) | the exact gradient; straight-through; REINFORCE; Gumbel noise |
 # | [Exercises: sparse_conv](../../exercises/spatial/sparse_conv.ipynb) | the halo; break-even; gather, multiply, scatter; the addresses of a GPU kernel |
 # | [Exercises: lasnet](../../exercises/spatial/lasnet.ipynb) | what a masked block costs; bounds; the budget's loss; hard masks; choosing the granularity |
+# | [Exercises: skimming](../../exercises/temporal/skimming.ipynb) | how long a pause is; a step that copies or updates; the loss of a jump; what a plan costs |
+# | [Exercises: adafocus](../../exercises/temporal/adafocus.ipynb) | what a video costs; rewards and returns; all windows in one batch; a crop with a gradient |
+# | [Exercises: dapl](../../exercises/beyond/dapl.ipynb) | how many numbers are trained; pseudo-labels with a threshold; two denominators; sentences from embeddings |
 
 # %% [markdown]
 # ## Reading orders
@@ -63,7 +69,8 @@
 # - **From the beginning.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
 #   [msdnet](../instance/msdnet.ipynb), [ranet](../spatial/ranet.ipynb), [l2w](../instance/l2w.ipynb),
 #   [gradients](../training/gradients.ipynb), [sparse_conv](../spatial/sparse_conv.ipynb),
-#   [lasnet](../spatial/lasnet.ipynb), then *skimming*, *adafocus*, *dapl*, *cg_p*.
+#   [lasnet](../spatial/lasnet.ipynb), [skimming](../temporal/skimming.ipynb), [adafocus](../temporal/adafocus.ipynb),
+#   [dapl](../beyond/dapl.ipynb), then *cg_p*.
 # - **A weekend alone.** Saturday morning [why_adapt](why_adapt.ipynb) and [measuring](measuring.ipynb) (2 h 30 with
 #   the tasks); Saturday afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday morning
 #   [sparse_conv](../spatial/sparse_conv.ipynb) to its marked stop with three tasks (1 h 30); Sunday afternoon
@@ -72,9 +79,9 @@
 #   [sparse_conv](../spatial/sparse_conv.ipynb), the part of [gradients](../training/gradients.ipynb) on Gumbel noise,
 #   [lasnet](../spatial/lasnet.ipynb).
 # - **Language.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
-#   [gradients](../training/gradients.ipynb), *skimming*, *dapl*.
+#   [gradients](../training/gradients.ipynb), [skimming](../temporal/skimming.ipynb), [dapl](../beyond/dapl.ipynb).
 # - **Video.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
-#   [gradients](../training/gradients.ipynb), *adafocus*.
+#   [gradients](../training/gradients.ipynb), [adafocus](../temporal/adafocus.ipynb).
 # - **Optimisation.** [why_adapt](why_adapt.ipynb), *cg_p*; it needs nothing else.
 # - **Theory of training.** [msdnet](../instance/msdnet.ipynb), [l2w](../instance/l2w.ipynb),
 #   [gradients](../training/gradients.ipynb).
@@ -146,7 +153,7 @@
 # | Dynamic receptive field | Every position chooses how far it looks. |
 # | Dynamic transformation | Move, turn or zoom the input before it is read. |
 # | Hard attention with a recurrent network | Look at one small glimpse after another; the last glimpse says where to look next. |
-# | Hard attention without one | Glance at the whole, then crop where the answer is. |
+# | [Hard attention without one](../temporal/adafocus.ipynb) | Glance at the whole, then crop where the answer is. |
 # | [Adaptive scaling ratio](../spatial/ranet.ipynb) | Predict how small the picture may be made. |
 # | [Dynamic resolution in multi-scale networks](../spatial/ranet.ipynb) | Try the coarse sub-network first, go finer only when unsure. |
 #
@@ -154,13 +161,13 @@
 #
 # | leaf | the idea in one line |
 # |---|---|
-# | Skipped update | A binary gate copies the hidden state instead of updating it. |
-# | Coarse update | Unimportant words update only a part of the hidden state. |
+# | [Skipped update](../temporal/skimming.ipynb) | A binary gate copies the hidden state instead of updating it. |
+# | [Coarse update](../temporal/skimming.ipynb) | Unimportant words update only a part of the hidden state. |
 # | Hierarchical update | Boundaries found in the input decide which level is updated. |
 # | Temporal early exit | Stop reading when the answer is clear. |
-# | Jumping | Read a little, then decide how many words to skip. |
-# | Video: dynamic update | A light network sees every frame, a heavy one only where a gate opens. |
-# | Video: early exit | Stop watching when the gathered evidence suffices. |
+# | [Jumping](../temporal/skimming.ipynb) | Read a little, then decide how many words to skip. |
+# | [Video: dynamic update](../temporal/adafocus.ipynb) | A light network sees every frame, a heavy one only where a gate opens. |
+# | [Video: early exit](../temporal/adafocus.ipynb) | Stop watching when the gathered evidence suffices. |
 # | Video: jumping | Decide which frame to look at next. |
 # | Video: frame sampling | Score all frames cheaply and run the heavy network on the best. |
 #
@@ -183,7 +190,7 @@
 #
 # | leaf | the idea in one line |
 # |---|---|
-# | Applications | Recognition, detection, segmentation, video, language, point clouds, and beyond efficiency: adapting to new domains. |
+# | [Applications](../beyond/dapl.ipynb) | Recognition, detection, segmentation, video, language, point clouds, and beyond efficiency: adapting to new domains. |
 # | [Theory versus practice](measuring.ipynb) | Multiplications saved are not seconds saved: this is the question of the second chapter. |
 # | [Theory](../instance/l2w.ipynb) | What is the best rule to decide, and what does it mean that each exit sees a selected set of inputs? |
 # | Architectures | Most adaptive networks are static designs with something added. |
@@ -198,7 +205,4 @@
 #
 # | to come | the question | needs | reading, min | exercises, min |
 # |---|---|---|---|---|
-# | temporal/skimming | Which words may stay unread? | gradients, a recurrent cell | 60 | 70 |
-# | temporal/adafocus | Where in a video does it happen? | gradients | 65 | 90 |
-# | beyond/dapl | Can a sentence move a classifier to a new world? | softmax, a transformer block | 60 | 75 |
 # | beyond/cg_p | Can a guess speed up a proof? | why_adapt | 80 | 90 |

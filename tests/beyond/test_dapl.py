@@ -159,6 +159,7 @@ def test_equal_seeds_give_equal_words(clip: Clip):
         (NAMES, ("photo", "photo"), {}, "domains: got 'photo' and 'photo'"),
         (NAMES, DOMAINS, {"shared": 16, "specific": 4}, "classnames: got 'fire engine', whose prompt takes 25 tokens"),
         (NAMES, DOMAINS, {"shared": -1}, "shared: got -1, expected 0 or more"),
+        (NAMES, DOMAINS, {"ending": "a {domain}."}, "ending: got 'a {domain}.', expected {name} in it"),
         (
             NAMES,
             DOMAINS,
@@ -191,6 +192,19 @@ def test_words_nearest_to_words_are_themselves(clip: Clip):
 def test_the_zero_shot_classifier_is_the_encoded_sentences(any_clip: Clip):
     rows = dapl.zero_shot_classifier(any_clip, NAMES)
     assert torch.equal(rows, spelled(any_clip, [f"a photo of a {name}." for name in NAMES]))
+
+
+@pytest.mark.parametrize(
+    ("names", "template", "message"),
+    [
+        ((), "a {name}.", "classnames: got no names"),
+        (NAMES, "a photo.", "template: got 'a photo.', expected {name} in it"),
+        (NAMES, "a {domain} of a {name}.", "expected the domain's word in place of {domain}"),
+    ],
+)
+def test_sentences_that_name_no_class_are_refused(clip: Clip, names, template, message):
+    with pytest.raises(ValueError, match=message):
+        dapl.zero_shot_classifier(clip, names, template)
 
 
 def test_scores_are_those_of_clip(clip: Clip):
@@ -459,6 +473,13 @@ def test_data_that_cannot_be_trained_on_is_refused(clip: Clip):
         dapl.fit_prompts(prompts, (source[0], 2 * source[1]), target)
     with pytest.raises(ValueError, match="held_out: got 1.0"):
         dapl.fit_prompts(prompts, source, target, held_out=1.0)
+
+
+@pytest.mark.parametrize(("number", "given"), [("epochs", -1), ("batch_size", 0)])
+def test_numbers_that_make_no_training_are_refused(clip: Clip, number: str, given: int):
+    prompts = DomainPrompts(clip, NAMES, DOMAINS, shared=1, specific=1)
+    with pytest.raises(ValueError, match=f"{number}: got {given}, expected at least"):
+        dapl.fit_prompts(prompts, (unit(4, 12), torch.zeros(4, dtype=torch.int64)), None, **{number: given})
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(clip: Clip):

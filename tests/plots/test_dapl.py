@@ -175,3 +175,17 @@ def test_circles_stand_beside_each_other(prompts: DomainPrompts):
     figure = plots.prompt_circles({"before": prompts, "after": prompts}, images)
     assert [ax.get_title() for ax in figure.axes] == ["before", "after"]
     assert words(figure.axes[0]) == ["circle", "square", "triangle"]
+
+
+def test_prompts_that_are_not_cut_have_no_pale_box():
+    clip = load_clip("tiny", pretrained=False, device="cpu")
+    whole = DomainPrompts(clip, NAMES, ("photo", "sketch"), shared=2, specific=3, cut=False)
+    images = {d: (torch.randn(24, 64), torch.arange(24) % 4) for d in whole.domains}
+    figure = plots.prompt_ribbons(whole, images)
+    assert not [text for text in words(figure.axes[0]) if text.endswith("cut")]
+
+
+def test_a_single_class_has_no_plane(prompts: DomainPrompts):
+    images = {d: (torch.randn(24, 64), torch.arange(24) % 4) for d in prompts.domains}
+    with pytest.raises(ValueError, match="classes: got 1, expected at least 2"):
+        plots.prompt_circles({"one": prompts}, images, classes=1)

@@ -27,13 +27,13 @@ class DomainPrompts(nn.Module):
         specific: words of each domain (M2), the same for all classes; 16 as published. 0 and one domain is CoOp.
         per_class: shared words of its own for every class.
         words: begin with the embeddings of these words, exactly `shared` tokens, instead of random ones.
-        ending: what follows the learned words; may contain {domain}.
+        ending: what follows the learned words; contains {name} and may contain {domain}.
         cut: leave out all positions behind the last end token, which cannot change the answer.
         seed: of the random words, normal with standard deviation 0.02.
 
     Raises:
-        ValueError: for no, empty or equal names (class names are compared as the tokenizer sees them), and for a prompt
-            longer than the model's context, naming its class.
+        ValueError: for no, empty or equal names (class names are compared as the tokenizer sees them), for an ending
+            without {name}, and for a prompt longer than the model's context, naming its class.
     """
 
     tokens: Tensor  #: (D * K, L) ids; where words are learned, the padding's. Only the end token's place is used
@@ -61,6 +61,7 @@ class DomainPrompts(nn.Module):
         self.clip, self.classnames, self.domains = clip, tuple(classnames), tuple(domains)
         _distinct("classnames", self.classnames, [str(clip.tokenizer.encode(name)) for name in self.classnames])
         _distinct("domains", self.domains, self.domains)
+        _names_the_class("ending", ending)
         table = _table(clip)
         tokens = torch.cat([_slots(clip, self.classnames, domain, ending, shared + specific) for domain in domains])
         tokens = tokens[:, : int(tokens.argmax(1).max()) + 1] if cut else tokens
@@ -111,7 +112,12 @@ def trained_numbers(
 
 
 def zero_shot_classifier(clip: Clip, classnames: Sequence[str], template: str = TEMPLATE) -> Tensor:
-    """One sentence a class, spelled and encoded: (K, E), rows of length 1."""
+    """One sentence a class, spelled and encoded: (K, E), rows of length 1. The template contains {name} alone."""
+    if not classnames:
+        raise ValueError("classnames: got no names, expected at least one")
+    _names_the_class("template", template)
+    if "{domain}" in template:
+        raise ValueError(f"template: got {template!r}, expected the domain's word in place of {{domain}}")
     tokens = torch.cat([_slots(clip, [name], "", template, 0) for name in classnames])
     table = _table(clip)
     with torch.no_grad():
@@ -155,6 +161,11 @@ def _distinct(argument: str, names: Sequence[str], seen: Sequence[str]) -> None:
             raise ValueError(
                 f"{argument}: got {names[list(seen).index(seen[i])]!r} and {name!r}, expected distinct names"
             )
+
+
+def _names_the_class(argument: str, text: str) -> None:
+    if "{name}" not in text:
+        raise ValueError(f"{argument}: got {text!r}, expected {{name}} in it, or all classes get the same sentence")
 
 
 def _slots(clip: Clip, classnames: Sequence[str], domain: str, ending: str, learned: int) -> Tensor:

@@ -79,8 +79,12 @@ def fit_prompts(
         seed: of the samples held out and of the batches.
 
     Raises:
-        ValueError: for a domain without samples. FloatingPointError: where a loss is not finite, naming the step.
+        ValueError: for a domain without samples, and numbers that make no training. FloatingPointError: where a loss is
+            not finite, naming the step.
     """
+    for argument, number, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
+        if number < least:
+            raise ValueError(f"{argument}: got {number}, expected at least {least}")
     objective: dict[str, Any] = {"tau": tau, "denominator": denominator, "target_weight": target_weight}
     known, guessed = _pools(prompts, source, target)
     generator = torch.Generator().manual_seed(seed)

@@ -106,6 +106,13 @@ def _without_gradient(clip: Any, embeddings: Tensor, tokens: Tensor) -> Tensor:
         return _encode(clip, embeddings, tokens)
 
 
+def _mean(clip: Any, embeddings: Tensor, tokens: Tensor) -> Tensor:
+    model, length = clip.model, embeddings.shape[1]
+    x = embeddings + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return F.normalize(x.mean(1) @ model.text_projection, dim=-1)
+
+
 def _not_normalised(clip: Any, embeddings: Tensor, tokens: Tensor) -> Tensor:
     model, length = clip.model, embeddings.shape[1]
     x = embeddings + model.positional_embedding[:length]
@@ -153,6 +160,8 @@ encode_from_embeddings = Check(
         "length_first": _length_first,
         "whole_mask": _whole_mask,
         "reads_the_words": _reads_the_words,
+        "calls_encode_text": lambda clip, embeddings, tokens: clip.model.encode_text(tokens, normalize=True),
+        "mean_of_all_positions": _mean,
         "no_gradient": _without_gradient,
         "not_normalised": _not_normalised,
         "no_final_norm": lambda *args: _encode(*args, norm=False),
@@ -171,6 +180,10 @@ encode_from_embeddings = Check(
         "whole_mask": "Whole prompts come out right, cut ones do not. How large must the mask be for 10 positions?",
         "reads_the_words": "You looked the tokens up in the table. What were the embeddings given for, if some of them "
         "are no words?",
+        "calls_encode_text": "You asked `encode_text`, which looks the tokens up in the table. What became of the "
+        "embeddings you were given?",
+        "mean_of_all_positions": "You took the mean over all positions. At which single one did CLIP learn to write "
+        "its summary?",
         "no_gradient": "The values are right and carry no gradient. Frozen weights need none; who still does?",
         "not_normalised": "Your rows do not have length 1. What does the cosine with an image feature need?",
         "no_final_norm": "The last normalisation is missing. What stands between the blocks and the projection?",

@@ -72,6 +72,11 @@ trained_numbers = Check(
         "always_per_class": lambda *args: _numbers(*args, copies=args[0]),
         "counts_the_class_names": lambda *args: _numbers(*args, name=args[0]),
         "a_prompt_each": lambda *args: args[3] * args[4] * args[0] * (args[1] + args[2]),
+        "shared_words_once_a_domain": lambda classes, shared, specific, width, domains, per_class: _numbers(
+            classes, shared, specific, width, domains, per_class, copies=domains * (classes if per_class else 1)
+        ),
+        "always_two_domains": lambda *args: _numbers(*args, own=2),
+        "words_not_numbers": lambda *args: _numbers(*args) // args[3],
     },
     diagnoses={
         "domain_part_per_class": "With a context for every class you also counted the domain's words once a class. "
@@ -86,6 +91,9 @@ trained_numbers = Check(
         "counts_the_class_names": "You counted the class names as well. Are their embeddings learned, or taken from "
         "the frozen table?",
         "a_prompt_each": "You counted every prompt's words for itself. Which words stand in many prompts at once?",
+        "shared_words_once_a_domain": "You counted the shared words once a domain. Among whom are they shared?",
+        "always_two_domains": "With two domains you are right, with three you are not. Where does `domains` come in?",
+        "words_not_numbers": "You counted words. How many numbers is a word?",
     },
     accepted=[
         _numbers,
@@ -108,7 +116,7 @@ trained_numbers = Check(
 
 def _loop_loss(log_prob: Tensor, teacher_prob: Tensor, tau: float) -> Tensor:
     """Row by row, the target written as a distribution."""
-    total, kept = 0.0 * log_prob.sum(), 0
+    total, kept = 0.0 * log_prob.sum().square(), 0  # squared: 0, not -0
     for row, teacher in zip(log_prob, teacher_prob, strict=True):
         if max(teacher.tolist()) >= tau:
             one_hot = torch.zeros_like(row)
@@ -145,6 +153,11 @@ def _student_is_asked(log_prob: Tensor, teacher_prob: Tensor, tau: float) -> Ten
 def _soft(log_prob: Tensor, teacher_prob: Tensor, tau: float) -> Tensor:
     kept = teacher_prob.max(1).values >= tau
     return -(teacher_prob * log_prob).sum(1)[kept].sum() / kept.sum().clamp(min=1)
+
+
+def _every_class(log_prob: Tensor, teacher_prob: Tensor, tau: float) -> Tensor:
+    kept = teacher_prob >= tau
+    return -log_prob[kept].sum() / kept.sum().clamp(min=1)
 
 
 _STUDENT = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.25, 0.35, 0.4], [0.8, 0.15, 0.05]], dtype=torch.float64)
@@ -189,6 +202,7 @@ pseudo_label_loss = Check(
         "sum_not_mean": lambda *args: _pseudo(*args, by=lambda kept: 1),
         "weighs_by_confidence": lambda *args: _pseudo(*args, weigh=True),
         "soft_labels": _soft,
+        "every_class_above_tau": _every_class,
         "wrong_sign": lambda *args: -_pseudo(*args),
     },
     diagnoses={
@@ -205,6 +219,8 @@ pseudo_label_loss = Check(
         "weighs_by_confidence": "You weighed each kept image by its confidence. Once it is kept, how much does a "
         "label count?",
         "soft_labels": "You compared with all of the teacher's probabilities. Which single class does it name?",
+        "every_class_above_tau": "You kept every class that reaches tau, and at tau 0 these are all. How many labels "
+        "can an image have?",
         "wrong_sign": "Your loss is negative, and training would make the labels less likely. Of what is the loss the "
         "mean?",
     },
@@ -316,6 +332,12 @@ dapl_log_prob = Check(
         "always_the_source": lambda logits, domain, denominator: _log_prob(logits, 0, denominator),
         "without_the_logarithm": lambda *args: _log_prob(*args).exp(),
         "exponentiates_first": _naive_exp,
+        "both_domains_columns": lambda logits, domain, denominator: (
+            logits[:, : logits.shape[1] // 3 * 2].log_softmax(1)
+            if denominator == "both"
+            else _log_prob(logits, domain, "own")
+        ),
+        "no_gradient": lambda logits, domain, denominator: _log_prob(logits.detach(), domain, denominator),
         "competes_class_by_class": lambda logits, domain, denominator: (
             _log_prob(logits, domain, "own")
             if denominator == "own"
@@ -337,6 +359,8 @@ dapl_log_prob = Check(
         "without_the_logarithm": "These are the probabilities. What does a log-likelihood add up?",
         "exponentiates_first": "Small logits come out right, large ones do not. How large is exp(110) in float32, and "
         "which function takes the logarithm of a sum of exponentials without computing them?",
+        "both_domains_columns": "You returned the columns of both domains. All of them compete; whose were asked for?",
+        "no_gradient": "The values are right and carry no gradient. How do learned words hear of the loss?",
         "competes_class_by_class": "You let the two prompts of one class compete, class by class. Over how many "
         "prompts does the paper's denominator run?",
     },
