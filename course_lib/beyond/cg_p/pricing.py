@@ -1,0 +1,142 @@
+"""Pricing over all depots: the duties worth having at given prices of the trips, and what the search proves.
+
+`Pricer` chooses between the compiled labelling and the readable one, and takes from the labels the columns the master
+is given: for each last trip the best duty over all depots, the best ones first, no trip in too many of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from course_lib.beyond.cg_p.columns import Columns
+from course_lib.beyond.cg_p.labelling import Flat, Labels, homes, trace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from course_lib.beyond.cg_p.graph import DutyGraph
+
+#: A column must save at least this much: less is rounding, and rounding never ends.
+WORTHWHILE = 1e-6
+
+
+@cache
+def engine() -> ModuleType:
+    """The compiled labelling where numba is installed, else the readable one."""
+    try:
+        return importlib.import_module("course_lib.beyond.cg_p.labelling_numba")
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        return importlib.import_module("course_lib.beyond.cg_p.labelling")
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """What one pricing found."""
+
+    columns: Columns  #: to add, least reduced cost first
+    least: float  #: least reduced cost found; the threshold, or 0, where none is below it
+    through: NDArray[np.float64]  #: (n,) no duty through trip i has a reduced cost below this, if `exact`; at most 0
+    exact: bool  #: nothing was truncated
+    truncated: int  #: buckets that had to refuse a label
+    labels: int
+    extensions: int
+
+
+class Pricer:
+    """The labelling of one graph, depot by depot."""
+
+    def __init__(self, graph: DutyGraph, *, labelling: ModuleType | None = None) -> None:
+        self.graph = graph
+        self.labelling = labelling or engine()
+        self.flats = [Flat.of(graph, depot) for depot in range(len(graph.sources))]
+
+    def price(
+        self,
+        duals: NDArray[np.float64],
+        *,
+        cap: int = 0,
+        threshold: float = -WORTHWHILE,
+        most: int = 150,
+        per_trip: int = 10,
+        proceed: Callable[[], object] = lambda: None,
+    ) -> Pricing:
+        """The duties with reduced cost below `threshold`, or enough of them.
+
+        Args:
+            duals: (n,) prices of the trips.
+            cap: labels kept a trip and depot; 0 keeps all, which makes the pricing exact.
+            threshold: only duties below this are looked for.
+            most: columns taken.
+            per_trip: columns of one pricing that may cover the same trip.
+            proceed: called between two depots; may raise to stop.
+        """
+        n = len(self.graph.timetable)
+        best, chosen = np.full((len(self.flats), n), np.inf), np.zeros((len(self.flats), n), dtype=np.int64)
+        through, results, costs = np.full(n, min(threshold, 0.0)), [], []
+        for d, flat in enumerate(self.flats):
+            proceed()
+            least = self.labelling.completion(flat, duals)
+            labels: Labels = self.labelling.label(flat, duals, least, threshold=threshold, cap=cap)
+            results.append(labels)
+            cost, reduced = homes(flat, labels)
+            costs.append(cost)
+            best[d], chosen[d] = _least_by_trip(reduced, labels.first)
+            through = np.minimum(through, _least_by_trip(labels.key, labels.first)[0])
+        depot = best.argmin(0) if n else np.zeros(0, dtype=np.int64)
+        ends = np.arange(n)
+        order = np.argsort(best[depot, ends], kind="stable")
+        order = order[best[depot, ends][order] < threshold]
+        found = (
+            (trace(self.flats[d], results[d], k), float(costs[d][k]), int(d))
+            for d, k in zip(depot[order], chosen[depot, ends][order], strict=True)
+        )
+        rows = spread(found, n, most=most, per_trip=per_trip)
+        truncated = sum(int(labels.truncated.sum()) for labels in results)
+        return Pricing(
+            columns=Columns.of(rows),
+            least=float(best[depot[order[0]], order[0]]) if len(order) else min(threshold, 0.0),
+            through=through,
+            exact=truncated == 0,
+            truncated=truncated,
+            labels=sum(len(labels.cost) for labels in results),
+            extensions=sum(labels.extensions for labels in results),
+        )
+
+
+def spread(
+    found: Iterable[tuple[tuple[int, ...], float, int]], n: int, *, most: int, per_trip: int
+) -> list[tuple[tuple[int, ...], float, int]]:
+    """The first duties of which no trip is in more than `per_trip`: better spread, they tell the master more."""
+    rows: list[tuple[tuple[int, ...], float, int]] = []
+    count = np.zeros(n, dtype=np.int64)
+    for trips, cost, depot in found:
+        where = list(trips)
+        if (count[where] < per_trip).all():
+            count[where] += 1
+            rows.append((trips, cost, depot))
+            if len(rows) == most:
+                break
+    return rows
+
+
+def _least_by_trip(
+    values: NDArray[np.float64], first: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The least of each trip's values, and where it stands; inf and 0 where a trip has none."""
+    least, where = np.full(len(first) - 1, np.inf), np.zeros(len(first) - 1, dtype=np.int64)
+    some = np.flatnonzero(np.diff(first))
+    if len(some):
+        least[some] = np.minimum.reduceat(values, first[some])
+        trip = np.repeat(np.arange(len(first) - 1), np.diff(first))
+        hits = np.flatnonzero(values == least[trip])
+        where[trip[hits[::-1]]] = hits[::-1]  # the first of equals
+    return least, where

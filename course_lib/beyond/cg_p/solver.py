@@ -1,0 +1,268 @@
+"""`solve`: a crew plan for a timetable, by column generation in three modes.
+
+    exact     column generation on the full graph, the pricing in stages of 12 labels, 48 and all; then the dive
+    optimal   the same to the same value, but begun with columns from a graph that a predictor has pruned
+    fast      the pruned graph alone
+
+A wrong prediction costs time in optimal mode and money in fast mode, but never the proof: a bound comes only from
+exact pricing on the full graph.
+
+Source: arXiv 2207.01411 (the two modes of CG-P); the volume start and the dive are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from course_lib.beyond.cg_p import bounds
+from course_lib.beyond.cg_p.columns import Columns, Pool
+from course_lib.beyond.cg_p.dive import FAST, PATIENT
+from course_lib.beyond.cg_p.fixed_crews import solve_links
+from course_lib.beyond.cg_p.graph import DutyGraph
+from course_lib.beyond.cg_p.master import TimeUp
+from course_lib.beyond.cg_p.plan import CrewPlan, Duty, Status, Step
+from course_lib.beyond.cg_p.pricing import Pricer
+from course_lib.beyond.cg_p.proof import choose, duties_within, settle
+from course_lib.beyond.cg_p.reduction import Predictor, ShortGaps, best_arcs
+from course_lib.beyond.cg_p.rules import CrewRules, rules_for
+from course_lib.beyond.cg_p.search import Search
+
+if TYPE_CHECKING:
+    from course_lib.beyond.cg_p.timetable import Timetable
+
+Mode = Literal["exact", "optimal", "fast"]
+
+#: Labels kept a trip by the stages of pricing; 0 for all, and only that is exact.
+STAGES = (12, 48, 0)
+#: The same after a start with good columns.
+LATE_STAGES = (16, 64, 0)
+#: Arcs kept a trip on average, by mode.
+KEPT = {"optimal": 5.0, "fast": 4.0}
+#: Columns for the linear program after the volume algorithm, per trip.
+PER_TRIP = {"optimal": 6.0, "fast": 3.0}
+#: Share of a time limit that column generation may use, before the dive must begin.
+GENERATION = 0.8
+
+
+def solve(
+    timetable: Timetable,
+    rules: CrewRules | None = None,
+    *,
+    mode: Mode = "exact",
+    crews: int | None = None,
+    time_limit: float | None = None,
+    predictor: Predictor | None = None,
+    seed: int = 0,
+    progress: Callable[[Step], object] | None = None,
+) -> CrewPlan:
+    """Duties that cover every trip that any duty can cover, at a low cost, and a proven bound on the least.
+
+    Args:
+        timetable: the trips.
+        rules: None are the defaults, or those of an OR-Library file.
+        mode: "exact" and "optimal" solve the linear program over *all* duties and differ only in the way there;
+            "fast" looks at the arcs its predictor likes.
+        crews: exactly so many duties: asked for in the OR-Library form, and only there.
+        time_limit: seconds by the clock; None for no limit. The search ends soon after.
+        predictor: scores the arcs, in "optimal" and "fast"; None is the rule of short gaps.
+        seed: of the solvers' own randomness.
+        progress: called with every `Step`. It may raise KeyboardInterrupt, which has the effect of Ctrl-C.
+
+    Returns:
+        The best plan found. `status` is "optimal" only with a proof, "interrupted" after the time limit or Ctrl-C (the
+        plan is complete, the bound is the best so far), "infeasible" if no plan exists, else "feasible".
+
+    Raises:
+        ValueError: an unknown mode, a limit below 0, crews where they do not belong or missing where they do, scores of
+            the wrong shape; never for a limit reached or Ctrl-C.
+
+    >>> from course_lib.beyond.cg_p import Timetable
+    >>> trips = [("A", "B", 480, 540), ("B", "A", 560, 620)]
+    >>> plan = solve(Timetable.of(trips, depots=["A"]))
+    >>> plan.status, plan.cost, plan.duties[0].trips
+    ('optimal', 650.0, (0, 1))
+    """
+    rules = rules_for(timetable, rules)
+    _check(rules, mode, crews, time_limit)
+    if rules.explicit:
+        assert crews is not None
+        return solve_links(timetable, rules, crews, mode=mode, time_limit=time_limit, seed=seed, progress=progress)
+    search = Search(DutyGraph.of(timetable, rules), time_limit=time_limit, progress=progress)
+    plan, interrupted, proven = None, False, False
+    try:
+        search.prepare()
+        if search.needed.any():
+            plan = _within_limit(search, mode, predictor or ShortGaps(), time_limit)
+            interrupted = search.out_of_time
+            if not interrupted and mode != "fast":
+                plan, proven = _prove(search, plan, seed)
+    except (KeyboardInterrupt, TimeUp):
+        interrupted = True
+    if plan is None:
+        plan = search.best_effort()
+    return _result(search, plan, mode, interrupted, proven)
+
+
+def _check(rules: CrewRules, mode: str, crews: int | None, time_limit: float | None) -> None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode: got {mode!r}, expected one of {', '.join(get_args(Mode))}")
+    if time_limit is not None and not time_limit >= 0:
+        raise ValueError(f"time_limit: got {time_limit}, expected seconds >= 0 or None")
+    if rules.explicit and crews is None:
+        raise ValueError("crews: got None, expected how many: the OR-Library form fixes the number")
+    if not rules.explicit and crews is not None:
+        raise ValueError(f"crews: got {crews}, expected None: only the OR-Library form fixes the number of duties")
+    if crews is not None and (isinstance(crews, bool) or not isinstance(crews, int | np.integer)):
+        raise TypeError(f"crews: got {crews!r}, expected a whole number")
+
+
+def _within_limit(search: Search, mode: str, predictor: Predictor, time_limit: float | None) -> Columns:
+    """Column generation for most of the time there is, then the dive."""
+    if time_limit is not None:
+        search.deadline = search.began + GENERATION * time_limit
+    pricer, settings = search.pricer, PATIENT
+    try:
+        if mode == "exact":
+            _exact(search)
+        elif mode == "optimal":
+            _optimal(search, predictor)
+        else:
+            pricer, settings = _fast(search, predictor), FAST
+    except TimeUp:
+        search.out_of_time = True
+        if search.solution is None:
+            return search.best_effort()
+    if time_limit is not None:
+        search.deadline = search.began + time_limit
+    try:
+        return search.finish(pricer, settings)
+    except TimeUp:
+        search.out_of_time = True
+        return search.best_effort()
+
+
+def _exact(search: Search) -> None:
+    master = search.new_master(Columns.of([]))
+    search.lp_value = search.generate(master, search.pricer, phase="full", stages=STAGES, whole=True).value
+
+
+def _reduced(search: Search, predictor: Predictor, per_trip: float) -> Pricer:
+    with search.timed("prediction"):
+        graph = search.graph
+        scores = predictor.scores(graph.timetable, graph.rules, graph)
+        return Pricer(graph.keep(best_arcs(graph, scores, per_trip=per_trip)))
+
+
+def _best(search: Search, pool: Pool, duals: np.ndarray, per_trip: float) -> Columns:
+    columns = pool.columns
+    order = np.argsort(columns.reduced(duals), kind="stable")
+    return columns.take(order[: round(per_trip * search.n)])
+
+
+def _optimal(search: Search, predictor: Predictor) -> None:
+    reduced = _reduced(search, predictor, KEPT["optimal"])
+    pool = Pool()
+    pool.add(search.start)
+    average, duals = np.zeros(pool.columns.size), search.first_prices()
+    average, duals = search.volume(pool, average, duals, reduced, rounds=30, labels=8, whole=False)
+    average, duals = search.volume(pool, average, duals, search.pricer, rounds=12, labels=16, whole=True)
+    master = search.new_master(_best(search, pool, duals, PER_TRIP["optimal"]))
+    search.lp_value = search.generate(master, search.pricer, phase="full", stages=LATE_STAGES, whole=True).value
+    search.estimate = None
+
+
+def _fast(search: Search, predictor: Predictor) -> Pricer:
+    reduced = _reduced(search, predictor, KEPT["fast"])
+    pool = Pool()
+    pool.add(search.start)
+    average, duals = np.zeros(pool.columns.size), search.first_prices()
+    average, duals = search.volume(pool, average, duals, reduced, rounds=30, labels=8, whole=False)
+    master = search.new_master(_best(search, pool, duals, PER_TRIP["fast"]))
+    search.solution = search.solve_master(master)
+    search.lp_value = search.solution.value
+    search.prove_bound(duals)
+    return reduced
+
+
+def _prove(search: Search, plan: Columns, seed: int) -> tuple[Columns, bool]:
+    """A better plan, or the proof that there is none; the plan as it was where that would take too long."""
+    assert search.solution is not None
+    unit, value = search.graph.rules.cost_unit, float(plan.cost.sum())
+    if value - bounds.round_up(search.bound, unit) < unit / 2:
+        return plan, True
+    duals = search.solution.duals
+    with search.timed("proof"):
+        search.proceed()
+        _, complete = duties_within(search.pricer, duals, value - unit - float(duals.sum()) + 1e-4)
+        if not complete:
+            return plan, False
+        best, proven = settle(
+            lambda gap: duties_within(search.pricer, duals, gap),
+            lambda columns: choose(
+                columns, search.needed, seconds=min(60.0, search.seconds_left()), unit=unit, seed=seed
+            ),
+            plan,
+            bound=float(duals.sum()),
+            unit=unit,
+        )
+    return best or plan, proven
+
+
+def _result(search: Search, plan: Columns, mode: str, interrupted: bool, proven: bool) -> CrewPlan:
+    graph = search.graph
+    cost, unit = float(plan.cost.sum()), graph.rules.cost_unit
+    if proven or not search.needed.any():
+        search.bound = cost
+    bound = min(bounds.round_up(search.bound, unit), cost)
+    uncovered = tuple(np.flatnonzero(~search.needed).tolist())
+    status: Status
+    if interrupted:
+        status = "interrupted"
+    elif search.n and not search.needed.any():
+        status = "infeasible"
+    else:
+        status = "optimal" if cost - bound < unit / 2 else "feasible"
+    depots = graph.timetable.depots
+    duties = [
+        Duty(tuple(plan.row(c).tolist()), float(plan.cost[c]), _home(graph, plan, c, depots))
+        for c in np.lexsort((plan.first[:-1], plan.trips[plan.first[:-1]]))
+    ]
+    return CrewPlan(
+        duties=tuple(duties),
+        cost=cost,
+        lower_bound=bound,
+        gap=(cost - bound) / cost if cost and math.isfinite(bound) else (0.0 if not cost else math.nan),
+        uncovered=uncovered,
+        status=status,
+        lp_value=search.lp_value,
+        history=tuple(search.history),
+        times=dict(search.times),
+        timetable=graph.timetable,
+        rules=graph.rules,
+        mode=mode,
+        estimate=search.estimate,
+        notes=_notes(search, bound),
+    )
+
+
+def _home(graph: DutyGraph, plan: Columns, c: int, depots: tuple[int, ...]) -> int:
+    """The station where a duty begins."""
+    if graph.rules.same_depot:
+        return depots[plan.depot[c]]
+    table = graph.timetable
+    return depots[int(table.deadhead[list(depots), table.origin[plan.row(c)[0]]].argmin())]
+
+
+def _notes(search: Search, bound: float) -> tuple[str, ...]:
+    graph = search.graph
+    notes = [graph.obstacle(trip) for trip in np.flatnonzero(~search.needed).tolist()]
+    if idle := graph.unused_depots():
+        notes.append(f"No duty can begin and end at {', '.join(idle)}.")
+    if bound == -math.inf:
+        truncated = f"; {search.truncated} buckets of labels were cut short" if search.truncated else ""
+        notes.append(f"The bound is not proven: no pricing of the full graph was exact{truncated}.")
+    return tuple(notes)
