@@ -831,9 +831,9 @@ for record in records.values():
 # room; six or seven of them on sketches and blueprints, and next to none on photos and paintings, of which the teacher
 # knew most already. The worst pair loses 1.02 points, where the bench wanted no more than 1. CoOp is ahead of DAPL in
 # two pairs and carries over from photos and paintings; from sketches and blueprints it mostly does harm, and from xrays
-# it learns nothing that holds elsewhere. Fine-tuning stays within a few points of where it began, and more often below. No
-# threshold is best for every target: 0.95 is worth six points more than 0.8 on sketches, and costs one or two on
-# paintings. And the denominators part as they did above.
+# it learns nothing that holds elsewhere. Fine-tuning ends between eight points below and two above where it began, more
+# often below. No threshold is best for every target: 0.95 is worth six points more than 0.8 on sketches, and costs one or
+# two on paintings. And the denominators part as they did above.
 #
 # ## A CLIP of your own
 #
