@@ -16,7 +16,7 @@ from course_lib import data, measure
 from course_lib.bench.kept import kept, side_by_side
 from course_lib.temporal import adafocus
 from course_lib.temporal.adafocus import AdaFocus, AdaFocusV2, Encoder, FrameClassifier, resnet50
-from course_lib.temporal.adafocus.backbones import small_convs, tiny_glancer
+from course_lib.temporal.adafocus.backbones import small_convs, tiny_settings
 from course_lib.temporal.adafocus.loop import Plan, every_frame
 from course_lib.temporal.adafocus.loop import accuracy as share_right
 from course_lib.temporal.adafocus.loop import run as run_epochs
@@ -64,18 +64,12 @@ def clip_set(number: int, split: str, seed: int) -> ClipSet:
 
 def small_adafocus(widths: Widths = WIDTHS) -> AdaFocus:
     """`AdaFocus.tiny` with a focuser of these widths."""
-    return AdaFocus(**_small(widths), grid=7)
+    return AdaFocus(**tiny_settings(widths), patch=PATCH, frames=FRAMES, classes=CLASSES)
 
 
 def small_v2(widths: Widths = WIDTHS) -> AdaFocusV2:
     """`AdaFocusV2.tiny` with a focuser of these widths."""
-    return AdaFocusV2(**_small(widths))
-
-
-def _small(widths: Widths) -> dict[str, Any]:
-    encoders = {"glancer": tiny_glancer(), "focuser": small_convs(3, widths, (1, 2, 2))}
-    sizes = {"patch": PATCH, "frames": FRAMES, "classes": CLASSES, "size": SIZE}
-    return {**encoders, **sizes, "pool": "mean_max", "squeeze": 8, "policy_width": 64, "width": 64, "dropout": 0.0}
+    return AdaFocusV2(**tiny_settings(widths), patch=PATCH, frames=FRAMES, classes=CLASSES)
 
 
 class FullFrames(nn.Module):

@@ -72,7 +72,7 @@ _ = check.trained_numbers(trained_numbers)
 # Run `check.trained_numbers.hint()` in a new cell: three hints, from a nudge to nearly the code.
 # ```
 #
-# So a network of a hundred million numbers is adapted by some ten thousand, and the file to be kept per task is small.
+# So a network of a hundred million numbers is adapted by some tens of thousands, and the file to be kept per task is small.
 
 # %% [markdown]
 # ## 2. A mean over the labels that are sure enough

@@ -15,6 +15,7 @@ from course_lib.beyond.clip.loading import NAMES, load_clip, random_clip, read_n
 from course_lib.beyond.clip.pretraining import (
     MIXTURE,
     STEPS,
+    TEMPLATE,
     ClipRun,
     caption_loss,
     fit_clip,
@@ -26,7 +27,26 @@ from course_lib.beyond.clip.towers import Clip, Preprocess, build_clip, encode_i
 from course_lib.beyond.clip.words import WORDS, WordTokenizer
 
 __all__ = [
-    "MIXTURE", "NAMES", "STEPS", "WORDS", "Clip", "ClipRun", "Preprocess", "WordTokenizer", "build_clip",
-    "caption_loss", "encode_images", "encode_prompts", "fit_clip", "load_clip", "random_clip", "read_notes",
-    "save_clip", "text_tower", "train_and_save", "train_tiny", "zero_shot_accuracy",
+    "MIXTURE",
+    "NAMES",
+    "STEPS",
+    "TEMPLATE",
+    "WORDS",
+    "Clip",
+    "ClipRun",
+    "Preprocess",
+    "WordTokenizer",
+    "build_clip",
+    "caption_loss",
+    "encode_images",
+    "encode_prompts",
+    "fit_clip",
+    "load_clip",
+    "random_clip",
+    "read_notes",
+    "save_clip",
+    "text_tower",
+    "train_and_save",
+    "train_tiny",
+    "zero_shot_accuracy",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ MIXTURE: dict[str, float] = {"photo": 0.4, "painting": 0.26, "sketch": 0.16, "bl
 
 STEPS = 660
 TEMPLATE = "a photo of a {name}."
+"""The sentence for a class where nothing is said of the domain."""
 _HELD_OUT = 2**31  # added to the seed: images that no training draws
 _CHUNK = 32  # steps whose images are drawn together
 _WARM_UP = 0.1  # of the steps

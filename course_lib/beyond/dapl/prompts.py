@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from course_lib.beyond.clip import Clip, encode_prompts, text_tower
-
-TEMPLATE = "a photo of a {name}."
+from course_lib.beyond.clip import TEMPLATE, Clip, encode_prompts, text_tower
 
 
 class DomainPrompts(nn.Module):

@@ -107,7 +107,7 @@ trained_numbers = Check(
         "65 classes, 16 + 16 words of width 512, 2 domains, one context for all: 16 x 512 + 2 x 16 x 512 = 24,576.",
         "(classes if per_class else 1) * shared * width + domains * specific * width.",
     ),
-    shows="So a network of a hundred million numbers is adapted by some ten thousand.",
+    shows="So a network of a hundred million numbers is adapted by some tens of thousands.",
     tolerance=0.0,
 )
 

@@ -9,6 +9,7 @@ Sources: MobileNetV2 (arXiv 1801.04381) table 2; ResNet (arXiv 1512.03385) table
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,9 +60,21 @@ def tiny_glancer() -> nn.Sequential:
     return nn.Sequential(Shrink(12), *small_convs(3, (8, 16, 16), (1, 2, 1)))
 
 
-def tiny_focuser() -> nn.Sequential:
-    """Windows at their own size; maps (B, 64, P / 4, P / 4)."""
-    return small_convs(3, (16, 32, 64), (1, 2, 2))
+def tiny_settings(widths: tuple[int, int, int] = (16, 32, 64)) -> dict[str, Any]:
+    """What both networks for a laptop are made of: frames of 48x48 pixels, and a focuser of these widths.
+
+    The focuser's maps are (B, widths[-1], P / 4, P / 4) for windows of P pixels.
+    """
+    return {
+        "glancer": tiny_glancer(),
+        "focuser": small_convs(3, widths, (1, 2, 2)),
+        "size": 48,
+        "pool": "mean_max",
+        "squeeze": 8,
+        "policy_width": 64,
+        "width": 64,
+        "dropout": 0.0,
+    }
 
 
 def mobilenet_v2() -> nn.Module:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.measure import count_macs
-from course_lib.temporal.adafocus.backbones import Encoder, mobilenet_v2, resnet50, tiny_focuser, tiny_glancer
+from course_lib.temporal.adafocus.backbones import Encoder, mobilenet_v2, resnet50, tiny_settings
 from course_lib.temporal.adafocus.windows import asked_for, corners, cut, grid_locations
 
 Pool = Literal["mean", "mean_max"]
@@ -147,10 +147,7 @@ class AdaFocus(nn.Module):
         dropout: float = 0.8,
     ) -> None:
         super().__init__()
-        if not 1 <= patch <= size:
-            raise ValueError(f"patch: got {patch}, expected 1 to {size}, to fit into frames of {size}x{size} pixels")
-        if frames < 1:
-            raise ValueError(f"frames: got {frames}, expected at least 1")
+        check_sizes(patch, size, frames)
         self.patch, self.frames, self.classes, self.grid, self.size = patch, frames, classes, grid, size
         self.pool: Pool = pool
         self.glancer, self.focuser = glancer, focuser
@@ -174,19 +171,7 @@ class AdaFocus(nn.Module):
     @classmethod
     def tiny(cls, classes: int = 10, *, frames: int = 8, patch: int = 20) -> AdaFocus:
         """A laptop's network for the clips of `data.clips`, 48x48 pixels with a digit of 10."""
-        return cls(
-            glancer=tiny_glancer(),
-            focuser=tiny_focuser(),
-            patch=patch,
-            frames=frames,
-            classes=classes,
-            size=48,
-            pool="mean_max",
-            squeeze=8,
-            policy_width=64,
-            width=64,
-            dropout=0.0,
-        )
+        return cls(**tiny_settings(), patch=patch, frames=frames, classes=classes)
 
     # The parts, in the order in which they run --------------------------------------------------------------------
 
@@ -348,6 +333,14 @@ class AdaFocus(nn.Module):
             raise RuntimeError("the model is in training mode; call model.eval() first")
         if threshold is not None and self.skip is None:
             raise RuntimeError("threshold: got one, but this model was not taught to skip; see train_skipping")
+
+
+def check_sizes(patch: int, size: int, frames: int) -> None:
+    """Raise unless a window fits into a frame, and a clip has at least one."""
+    if not 1 <= patch <= size:
+        raise ValueError(f"patch: got {patch}, expected 1 to {size}, to fit into frames of {size}x{size} pixels")
+    if frames < 1:
+        raise ValueError(f"frames: got {frames}, expected at least 1")
 
 
 def check_clips(clips: Tensor, size: int) -> None:

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from course_lib.decision import Confidence, as_thresholds
 from course_lib.decision import confidence as sureness
-from course_lib.temporal.adafocus.backbones import Encoder, mobilenet_v2, resnet50, tiny_focuser, tiny_glancer
+from course_lib.temporal.adafocus.backbones import Encoder, mobilenet_v2, resnet50, tiny_settings
 from course_lib.temporal.adafocus.loop import Checkpoint, Plan, StageHistory, accuracy, device_of, every_frame, run
 from course_lib.temporal.adafocus.model import (
     FocusResult,
     Pool,
     check_clips,
     check_lengths,
+    check_sizes,
     map_shape,
     part_macs,
     pooled_features,
@@ -133,10 +134,7 @@ class AdaFocusV2(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        if not 1 <= patch <= size:
-            raise ValueError(f"patch: got {patch}, expected 1 to {size}, to fit into frames of {size}x{size} pixels")
-        if frames < 1:
-            raise ValueError(f"frames: got {frames}, expected at least 1")
+        check_sizes(patch, size, frames)
         self.patch, self.frames, self.classes, self.size = patch, frames, classes, size
         self.pool: Pool = pool
         self.glancer, self.focuser = glancer, focuser
@@ -157,19 +155,7 @@ class AdaFocusV2(nn.Module):
     @classmethod
     def tiny(cls, classes: int = 10, *, frames: int = 8, patch: int = 20) -> AdaFocusV2:
         """A laptop's network with the encoders of `AdaFocus.tiny`."""
-        return cls(
-            glancer=tiny_glancer(),
-            focuser=tiny_focuser(),
-            patch=patch,
-            frames=frames,
-            classes=classes,
-            size=48,
-            pool="mean_max",
-            squeeze=8,
-            policy_width=64,
-            width=64,
-            dropout=0.0,
-        )
+        return cls(**tiny_settings(), patch=patch, frames=frames, classes=classes)
 
     def glance(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (N, T, C, h, w) and features (N, T, F) of whole frames."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from course_lib import data
+from course_lib.checkpoint import write_atomically
 from course_lib.temporal.skimming.jump import LSTMJump
 from course_lib.temporal.skimming.skim import SkimRNN
 from course_lib.temporal.skimming.skip_rnn import SkipRNN
@@ -80,11 +81,11 @@ def recorded_readers(path: Path = FILE) -> dict[str, WordReader]:
 
 def save_readers(readers: Mapping[str, WordReader], path: Path = FILE) -> None:
     """Write what `recorded_readers` gives."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     weights = {f"{name}/{key}": value for name, reader in readers.items() for key, value in reader.state_dict().items()}
-    save_file(weights, path, metadata={"made by": "python -m course_lib.temporal.skimming"})
+    content = save(weights, metadata={"made by": "python -m course_lib.temporal.skimming"})
+    write_atomically(path, lambda file: file.write(content))
 
 
 def main() -> None:
