@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from course_lib import crew_command
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -77,6 +79,9 @@ def examine() -> list[Finding]:
         _package("accelerate", "training on many devices"),
         _package("av", "video files"),
         _package("open_clip_torch", "CLIP"),
+        _package("ortools", "crew scheduling"),
+        _package("numba", "crew scheduling at speed"),
+        _package("torch_geometric", "the network that prunes crew scheduling"),
         _package("jupyterlab", lab),
         _look("notebook kernel", _kernel, lab),
         _look("Chromium", _chromium, "the tests of book and lab in a real browser"),
@@ -283,6 +288,11 @@ def _print_exits(model: MSDNet, logits: list[Tensor], labels: Tensor, size: int)
         accuracy = (exit_logits.argmax(1) == labels).float().mean().item()
         table.add_row(str(k), f"{cost:,.0f}", f"{accuracy:.1%}")
     Console().print(table)
+
+
+# --- solve-crew -------------------------------------------------------------------------------------------------
+
+app.command("solve-crew")(crew_command.solve_crew)
 
 
 # --- progress ---------------------------------------------------------------------------------------------------

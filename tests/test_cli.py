@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from course_lib import bench, checks, cli
 
-COMMANDS = ("doctor", "bench", "train", "progress")
+COMMANDS = ("doctor", "bench", "train", "solve-crew", "progress")
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from course_lib import authoring, checks
 ROOT = Path(__file__).resolve().parents[1]
 METHOD_PARTS = ("instance", "spatial", "temporal", "training", "beyond")
 TEXT_PARTS = ("start", "outlook")
-SHARED_GROUND = {"beyond/clip", "beyond/cg_p", "spatial/drnet", "spatial/pixel_masks"}
+SHARED_GROUND = {"beyond/clip", "spatial/drnet", "spatial/pixel_masks"}
 TEXT_PAGES = {"start/paths"}
 
 PICTURES = ("image/png", "image/svg+xml", "image/jpeg")

@@ -1,7 +1,9 @@
 """Runnable benchmarks: what a claim about speed rests on.
 
 `course bench NAME`, or `python -m course_lib.bench NAME` where only torch and numpy are installed. Each bench is a
-module with `run(options: Options) -> Report`. Results go to `bench-results/`; only `--record` writes into the book.
+module with `run(options: Options) -> Report`; with `DATA`, the names that `--data` may have for it, where it takes real
+data at all; and with `DEVICES`, where it does not run on all kinds. Results go to `bench-results/`; only `--record`
+writes into the book.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from course_lib.bench import core
@@ -26,6 +29,7 @@ BENCHES = {
     "lasnet": "course_lib.bench.lasnet",
     "temporal": "course_lib.bench.temporal",
     "language": "course_lib.bench.language",
+    "cg-p": "course_lib.bench.crews",
 }
 
 
@@ -58,6 +62,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     options = Options(quick=given.quick, device=given.device, data=given.data, root=given.root)
     target = _target(parser, given, _file_name(given.name, options.label, kind))
     bench = importlib.import_module(BENCHES[given.name])
+    _check_taken(parser, given, kind, bench)
     try:
         report = bench.run(options)
     except KeyboardInterrupt:
@@ -105,6 +110,17 @@ def _device_kind(parser: argparse.ArgumentParser, device: str) -> str:
         return torch.device(device).type
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         parser.error(f"--device: got {device!r}, which cannot be used here ({str(error).partition(chr(10))[0]})")
+
+
+def _check_taken(parser: argparse.ArgumentParser, given: argparse.Namespace, kind: str, bench: ModuleType) -> None:
+    """An error where a bench knows nothing of the data asked for, or does not run on the device."""
+    data: Sequence[str] = getattr(bench, "DATA", ())
+    if given.data is not None and given.data not in data:
+        expected = f"one of {', '.join(data)}" if data else f"none: {given.name} draws its own data"
+        parser.error(f"--data: got {given.data!r}, expected {expected}")
+    devices: Sequence[str] = getattr(bench, "DEVICES", (kind,))
+    if kind not in devices:
+        parser.error(f"--device: got {given.device!r}, expected {' or '.join(devices)}: {given.name} is measured there")
 
 
 def _target(parser: argparse.ArgumentParser, given: argparse.Namespace, file: str) -> Path:

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib import measure, train
+from course_lib import data, measure, train
 from course_lib.bench.core import Goal, Options, Report, Row, commit
 from course_lib.bench.exits import (
     ImageTask,
@@ -48,6 +48,7 @@ from course_lib.instance.l2w import fit_l2w
 from course_lib.instance.msdnet import MSDNet
 from course_lib.spatial.ranet import RANet
 
+DATA = data.real.NAMES
 NETWORKS = ("MSDNet", "RANet", "L2W-DEN")
 SEEDS = (0, 1, 2)
 RHOS = (0.1, 0.2, 0.4, 0.6, 0.75, 1.0, 1.3, 1.6)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "triton", "torchvision", "scikit-learn")
+PACKAGES = ("torch", "numpy", "triton", "torchvision", "scikit-learn", "ortools", "numba", "torch_geometric")
 
 
 @dataclass(frozen=True)

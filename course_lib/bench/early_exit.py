@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from course_lib import measure, train
+from course_lib import data, measure, train
 from course_lib.bench.core import Goal, Options, Report, Row
 from course_lib.bench.exits import (
     ImageTask,
@@ -37,6 +37,7 @@ from course_lib.bench.exits import (
 )
 from course_lib.instance.msdnet import MSDNet
 
+DATA = data.real.NAMES
 ALLOWED_LOSS = 0.005  # half a point of accuracy, for adaptive inference and for the fixed exit alike
 MARGIN = 0.0025  # on validation images, so that half a point holds on test images
 GOALS = {1: ("adaptive", 1.8), 32: ("queue", 2.4), 256: ("adaptive", 2.8)}  # times static, on shapes

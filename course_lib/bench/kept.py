@@ -53,3 +53,9 @@ def side_by_side(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], device
         running = [pool.submit(work, *job) for job in jobs]
         for job in running:
             yield job.result()
+
+
+def discard(prefix: str) -> None:
+    """Delete what is kept under names that begin so, for the next run to work out anew: of times, at the end."""
+    for file in ((core.checkout() or Path.cwd()) / "bench-results" / "trained").glob(f"{prefix}*.pt"):
+        file.unlink()

@@ -50,6 +50,7 @@ from course_lib.beyond import dapl
 from course_lib.beyond.clip import Clip
 from course_lib.train import cosine, epoch_order
 
+DATA = ("folder",)
 SEEDS = (0, 1, 2)
 BATCH = 32  # images of each domain in a step
 TAU = 0.8

@@ -1,6 +1,18 @@
 """Every figure of the book that more than one cell draws; `style` holds what they have in common."""
 
 from course_lib.plots.adafocus import focus_dashboard, focus_strip, stills_strip, trajectory
+from course_lib.plots.crew_loop import (
+    LabelRow,
+    PruningRun,
+    label_rows,
+    part_of_day,
+    plot_duels,
+    plot_loop,
+    plot_prices,
+    plot_pruning,
+)
+from course_lib.plots.crew_records import recorded_crews
+from course_lib.plots.crews import plot_bounds, plot_gantt, plot_kept_share, plot_space_time
 from course_lib.plots.dapl import (
     accuracy_bars,
     domain_preference,
@@ -108,8 +120,10 @@ __all__ = [
     "PALETTE",
     "SKIPPED",
     "SPENT",
+    "LabelRow",
     "Measured",
     "PromptResult",
+    "PruningRun",
     "accuracy_bars",
     "accuracy_by_work",
     "accuracy_cost_curve",
@@ -143,6 +157,7 @@ __all__ = [
     "highlighted_text",
     "kernel_accesses",
     "kernel_timelines",
+    "label_rows",
     "lanes",
     "lanes_dashboard",
     "latency_by_batch",
@@ -154,9 +169,18 @@ __all__ = [
     "needed_and_spent",
     "needed_by_difficulty",
     "noise_by_gates",
+    "part_of_day",
     "patch_decision",
     "picture_rows",
     "plan_times",
+    "plot_bounds",
+    "plot_duels",
+    "plot_gantt",
+    "plot_kept_share",
+    "plot_loop",
+    "plot_prices",
+    "plot_pruning",
+    "plot_space_time",
     "practice_and_exam",
     "predicted_and_measured",
     "prompt_circles",
@@ -169,6 +193,7 @@ __all__ = [
     "ratios_by_rate",
     "read_by_step",
     "reading_dashboard",
+    "recorded_crews",
     "recorded_curves",
     "recorded_focus",
     "recorded_granularity",

@@ -904,8 +904,8 @@ print("the loss falls:", sum(losses[-6:]) < sum(losses[:6]))
 #
 # The [start page](../start/paths.ipynb) has the reading orders. Confidence against a threshold has decided before, in
 # [MSDNet](../instance/msdnet.ipynb), about leaving early; there it could be checked on held-out labels, which is the
-# luxury that this chapter had to do without. That trust in a guess should be earned will be the subject of a chapter on
-# crew schedules, still to come, in which a learned guess speeds up a proof and is overruled at its end.
+# luxury that this chapter had to do without. That trust in a guess should be earned is the subject of
+# [the chapter on crew schedules](cg_p.ipynb), in which a learned guess speeds up a proof and is overruled at its end.
 #
 # ## References
 #

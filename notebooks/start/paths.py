@@ -42,6 +42,7 @@
 # | [temporal/skimming](../temporal/skimming.ipynb) | Which words may stay unread? | [gradients](../training/gradients.ipynb), a recurrent cell | 60 | 70 |
 # | [temporal/adafocus](../temporal/adafocus.ipynb) | Where in a video does it happen? | [gradients](../training/gradients.ipynb) (policy gradient) | 65 | 90 |
 # | [beyond/dapl](../beyond/dapl.ipynb) | Can a sentence move a classifier to a new world? | softmax, a transformer block | 60 | 75 |
+# | [beyond/cg_p](../beyond/cg_p.ipynb) | Can a guess speed up a proof? | a linear program, message passing | 65 | 90 |
 
 # %% [markdown]
 # ## The tasks
@@ -59,18 +60,19 @@
 # | [Exercises: skimming](../../exercises/temporal/skimming.ipynb) | how long a pause is; a step that copies or updates; the loss of a jump; what a plan costs |
 # | [Exercises: adafocus](../../exercises/temporal/adafocus.ipynb) | what a video costs; rewards and returns; all windows in one batch; a crop with a gradient |
 # | [Exercises: dapl](../../exercises/beyond/dapl.ipynb) | how many numbers are trained; pseudo-labels with a threshold; two denominators; sentences from embeddings |
+# | [Exercises: cg_p](../../exercises/beyond/cg_p.ipynb) | what a duty costs; the column to add; a bound from one pricing; which label may go |
 
 # %% [markdown]
 # ## Reading orders
 #
 # The folders follow the survey's taxonomy, and the table of contents keeps that order. A *reading* order follows what a
-# chapter needs. A name without a link is a chapter to come; until it stands, its place in the order is left out.
+# chapter needs.
 #
 # - **From the beginning.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
 #   [msdnet](../instance/msdnet.ipynb), [ranet](../spatial/ranet.ipynb), [l2w](../instance/l2w.ipynb),
 #   [gradients](../training/gradients.ipynb), [sparse_conv](../spatial/sparse_conv.ipynb),
 #   [lasnet](../spatial/lasnet.ipynb), [skimming](../temporal/skimming.ipynb), [adafocus](../temporal/adafocus.ipynb),
-#   [dapl](../beyond/dapl.ipynb), then *cg_p*.
+#   [dapl](../beyond/dapl.ipynb), [cg_p](../beyond/cg_p.ipynb).
 # - **A weekend alone.** Saturday morning [why_adapt](why_adapt.ipynb) and [measuring](measuring.ipynb) (2 h 30 with
 #   the tasks); Saturday afternoon [msdnet](../instance/msdnet.ipynb) with its first three tasks (2 h). Sunday morning
 #   [sparse_conv](../spatial/sparse_conv.ipynb) to its marked stop with three tasks (1 h 30); Sunday afternoon
@@ -82,7 +84,7 @@
 #   [gradients](../training/gradients.ipynb), [skimming](../temporal/skimming.ipynb), [dapl](../beyond/dapl.ipynb).
 # - **Video.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
 #   [gradients](../training/gradients.ipynb), [adafocus](../temporal/adafocus.ipynb).
-# - **Optimisation.** [why_adapt](why_adapt.ipynb), *cg_p*; it needs nothing else.
+# - **Optimisation.** [why_adapt](why_adapt.ipynb), [cg_p](../beyond/cg_p.ipynb); it needs nothing else.
 # - **Theory of training.** [msdnet](../instance/msdnet.ipynb), [l2w](../instance/l2w.ipynb),
 #   [gradients](../training/gradients.ipynb).
 # - **Half a course, six weeks.** [why_adapt](why_adapt.ipynb), [measuring](measuring.ipynb),
@@ -197,12 +199,10 @@
 # | More tasks | Exits for detection, segmentation, generation. |
 # | Robustness | An attacker may aim at the cost instead of the answer. |
 # | Interpretability | What the decisions reveal, and whether it can be believed. |
-
-# %% [markdown]
-# ## What comes next
 #
-# Planned chapters, in teaching order. The minutes are estimates.
+# ### Beyond the survey: the same idea where no image is classified
 #
-# | to come | the question | needs | reading, min | exercises, min |
-# |---|---|---|---|---|
-# | beyond/cg_p | Can a guess speed up a proof? | why_adapt | 80 | 90 |
+# | leaf | the idea in one line |
+# |---|---|
+# | [Words for a new domain](../beyond/dapl.ipynb) | Leave the network alone and learn the sentences it is asked with. |
+# | [A solver that looks away](../beyond/cg_p.ipynb) | Guess which part of a problem is worth computing; a proof overrules the guess. |

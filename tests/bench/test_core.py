@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import types
@@ -26,6 +27,7 @@ def fake(tmp_path, monkeypatch):
     module.report = Report("fake", ROWS, [Goal("twice as fast", 2.5, 2.0)])
     module.error = None
     module.options = None
+    module.DATA = ("digits", "cats")
 
     def run(options):
         module.options = options
@@ -196,6 +198,7 @@ def test_check_exits_1_where_a_goal_is_missed_and_names_it(fake, tmp_path, capsy
         (["fake", "--record", "--quick"], "a --quick run is no record"),
         (["fake", "--root", "x"], "expected --data as well"),
         (["fake", "--device", "toaster"], "--device: got 'toaster'"),
+        (["fake", "--device", "cpu", "--data", "dogs"], "--data: got 'dogs', expected one of digits, cats"),
     ],
 )
 def test_arguments_that_conflict_or_are_unknown_exit_with_2(fake, arguments, message, capsys):
@@ -203,6 +206,30 @@ def test_arguments_that_conflict_or_are_unknown_exit_with_2(fake, arguments, mes
         bench.run(arguments)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+    assert fake.options is None
+
+
+def test_a_bench_without_data_of_others_refuses_it(fake, capsys):
+    del fake.DATA
+    with pytest.raises(SystemExit):
+        bench.run(["fake", "--device", "cpu", "--data", "digits", "--root", "x"])
+    assert "--data: got 'digits', expected none: fake draws its own data" in capsys.readouterr().err
+    assert fake.options is None
+
+
+@pytest.mark.parametrize("name", ["temporal", "sparse-conv", "lasnet"])
+def test_the_benches_of_drawn_data_refuse_other_data(name, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        bench.run([name, "--device", "cpu", "--data", "folder", "--root", "x"])
+    assert exit_.value.code == 2
+    assert f"--data: got 'folder', expected none: {name} draws its own data" in capsys.readouterr().err
+
+
+def test_a_bench_of_one_kind_of_device_refuses_the_others(fake, capsys):
+    fake.DEVICES = ("cuda",)
+    with pytest.raises(SystemExit):
+        bench.run(["fake", "--device", "cpu"])
+    assert "--device: got 'cpu', expected cuda: fake is measured there" in capsys.readouterr().err
     assert fake.options is None
 
 
@@ -279,6 +306,8 @@ def test_every_bench_exists():
     for module in bench.BENCHES.values():
         path = Path(core.__file__).resolve().parents[2] / (module.replace(".", "/") + ".py")
         assert path.is_file()
+        if "options.data" in (text := path.read_text()):
+            assert re.search(r"^DATA = ", text, re.MULTILINE), path
 
 
 def test_it_runs_where_only_torch_and_numpy_are_installed():

@@ -155,6 +155,18 @@ def test_weekdays_periods_and_exceptions(tmp_path, calendar, dates, runs):
             Timetable.from_gtfs(path, date=DAY)
 
 
+def test_without_service_the_nearest_days_are_named(tmp_path):
+    with_dates = write(tmp_path / "dates")
+    with pytest.raises(ValueError, match="2026-03-04, the nearest with service are 2026-03-02, 2026-03-03$"):
+        Timetable.from_gtfs(with_dates, date="2026-03-04")
+    sundays = write(tmp_path / "sundays", calendar=with_calendar("0000001"), calendar_dates=None)
+    with pytest.raises(ValueError, match="service are 2026-02-15, 2026-02-22, 2026-03-01, 2026-03-08, 2026-03-15$"):
+        Timetable.from_gtfs(sundays, date=DAY)
+    never = "service_id,date,exception_type\nS,20260302,2\n"
+    with pytest.raises(ValueError, match="it knows days from 2026-03-02 to 2026-03-02$"):
+        Timetable.from_gtfs(write(tmp_path / "never", calendar_dates=never), date=DAY)
+
+
 def test_trips_are_cut_at_relief_stations_and_crews_may_stay_on_board(tmp_path):
     t = Timetable.from_gtfs(write(tmp_path), date=DAY, relief=["Midway"], depots=["Central"])
     assert [t.describe(trip) for trip in range(2)] == [

@@ -157,7 +157,8 @@ def test_forgetting_the_break_in_dominance_gives_too_high_a_minimum():
     duals, flat = np.full(4, 600.0), Flat.of(graph, 0)
     labels = readable.label(flat, duals)
     reduced = readable.homes(flat, labels)[1]
-    assert readable.trace(flat, labels, int(reduced.argmin())) == (0, 2, 3)
+    trip = np.repeat(np.arange(4), np.diff(labels.first))
+    assert readable.trace(trip, np.array(labels.parent), reduced.argmin(keepdims=True))[1].tolist() == [0, 2, 3]
     assert readable.homes(flat, readable.label(flat, duals, better=forgetful))[1].min() > reduced.min()
 
 

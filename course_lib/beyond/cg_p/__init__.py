@@ -16,9 +16,10 @@ from course_lib.beyond.cg_p.plan import CrewPlan, Duty, Step, check_plan
 from course_lib.beyond.cg_p.reduction import Chance, Predictor, ShortGaps
 from course_lib.beyond.cg_p.rules import CrewRules, duty_cost, duty_violations, rules_for
 from course_lib.beyond.cg_p.solver import solve
+from course_lib.beyond.cg_p.timeline import Activity, duty_timeline
 from course_lib.beyond.cg_p.timetable import NO_WAY, Timetable, clock
 
 __all__ = [
-    "NO_WAY", "Chance", "CrewPlan", "CrewRules", "Duty", "DutyGraph", "Predictor", "ShortGaps", "Step", "Timetable",
-    "check_plan", "clock", "duty_cost", "duty_violations", "rules_for", "solve",
+    "NO_WAY", "Activity", "Chance", "CrewPlan", "CrewRules", "Duty", "DutyGraph", "Predictor", "ShortGaps", "Step",
+    "Timetable", "check_plan", "clock", "duty_cost", "duty_timeline", "duty_violations", "rules_for", "solve",
 ]  # fmt: skip

@@ -31,12 +31,12 @@ class DiveSettings:
     share: float  #: of the open trips, covered in one round
     rounds: int  #: of pricing in each small master
     labels: int  #: kept a trip when pricing
-    pool: int  #: columns a small master begins with
+    pool: float  #: columns a small master begins with, per trip
 
 
-#: Chosen on instances of 500 trips (fast: where seconds matter more than the last percent).
-PATIENT = DiveSettings(share=0.1, rounds=3, labels=16, pool=2500)
-FAST = DiveSettings(share=0.2, rounds=3, labels=8, pool=800)
+#: Chosen on instances of 500 and 1,000 trips (fast: where seconds matter more than the last percent).
+PATIENT = DiveSettings(share=0.15, rounds=3, labels=16, pool=3.0)
+FAST = DiveSettings(share=0.3, rounds=2, labels=8, pool=1.0)
 
 
 class Dive:
@@ -128,7 +128,7 @@ class Dive:
         """A small master over the open trips, priced a few times: its columns, shares and duals."""
         useful = self.columns.total(self.open.astype(np.float64)) > 0
         reduced = np.where(useful, self.columns.reduced(duals), np.inf)
-        best = np.argsort(reduced, kind="stable")[: min(self.settings.pool, int(useful.sum()))]
+        best = np.argsort(reduced, kind="stable")[: min(round(self.settings.pool * len(self.open)), int(useful.sum()))]
         master = Master(self.open, self.penalty)
         master.add(self.columns.take(best))
         solution = master.solve()

@@ -166,9 +166,14 @@ class _Generation:
 
     def __init__(self, links: Links, crews: int | None, deadline: float, report: Callable[..., None]) -> None:
         self.links, self.crews, self.deadline, self.report = links, crews, deadline, report
-        self.bound, self.value, self.missing = -math.inf, math.inf, math.inf
+        # Each task has one transition to it at most.
+        cheapest = np.zeros(len(links.start))
+        np.minimum.at(cheapest, links.to, links.cost)
+        self.bound, self.value, self.missing = float(cheapest.sum()), math.inf, math.inf
+        self.lp: float | None = None  # the linear program's value, once it is optimal
         self.duals, self.crew_dual = np.zeros(len(links.start)), 0.0
         self.master: _Master | None = None
+        self.best: Columns | None = None  # a plan
 
     def run(self, penalty: float) -> None:
         """To optimality; raises `TimeUp`."""
@@ -198,6 +203,7 @@ class _Generation:
             added = self.master.add(Columns.of(rows))
             self.report(self, added, least)
             if not added:
+                self.lp = self.value if self.missing <= 1e-6 else None
                 return
 
 
@@ -210,12 +216,14 @@ def solve_links(
     time_limit: float | None,
     seed: int,
     progress: Callable[[Step], object] | None,
+    interrupt: Callable[[], object] = lambda: None,
 ) -> CrewPlan:
     """`solve` for the OR-Library form; all modes do the same here, to proven optimality."""
     n, began, cpu = len(timetable), time.perf_counter(), time.process_time()
     history: list[Step] = []
 
     def report(state: _Generation, added: int, least: float) -> None:
+        interrupt()
         if state.crews is None:
             return
         seconds, columns = time.perf_counter() - began, 0 if state.master is None else state.master.pool.columns.size
@@ -260,21 +268,56 @@ def solve_links(
     except (TimeUp, KeyboardInterrupt):
         plan = _whole_now(state, seed)
         bound = bounds.round_up(state.bound, rules.cost_unit)
-        return result("interrupted", plan, min(bound, float(plan.cost.sum())) if plan.size else bound)
+        bound = min(bound, float(plan.cost.sum())) if plan.size else bound
+        note = "" if plan.size else f"No plan with exactly {crews} crews has been found so far."
+        return result("interrupted", plan, bound, state.lp, note)
     if not plan.size:
         note = f"No plan with exactly {crews} crews exists." if settled else "No plan was found."
         return result("infeasible" if settled else "interrupted", nothing, bound, state.value, note)
-    return result("optimal" if settled else "feasible", plan, bound, state.value)
+    late = time.perf_counter() > limit
+    return result("optimal" if settled else "interrupted" if late else "feasible", plan, bound, state.value)
 
 
 def _whole_now(state: _Generation, seed: int) -> Columns:
-    """The best whole duties among the columns there are, in a moment."""
-    if state.master is None or not state.master.pool.size:
-        return Columns.of([])
-    columns = state.master.pool.columns
+    """The best plan known, else the best among the columns there are, in a moment, else any."""
+    if state.best is not None:
+        return state.best
+    assert state.crews is not None
+    any_plan = _first_fit(state.links, state.crews)
+    columns = Columns.join([any_plan] if state.master is None else [state.master.pool.columns, any_plan])
+    if not columns.size:
+        return any_plan
     needed = np.ones(len(state.links.start), dtype=bool)
-    choice = choose(columns, needed, crews=state.crews, seconds=2.0, unit=1.0, seed=seed)
-    return columns.take(choice.chosen) if choice.chosen is not None else Columns.of([])
+    hint = range(columns.size - any_plan.size, columns.size)
+    choice = choose(columns, needed, crews=state.crews, hint=hint, seconds=1.0, unit=1.0, seed=seed)
+    return columns.take(choice.chosen) if choice.chosen is not None else any_plan
+
+
+def _first_fit(links: Links, crews: int) -> Columns:
+    """Each task to the duty that can take it at the least cost; then the dearest transitions dropped until all crews
+    have a duty. No columns, if so few crews cannot do it this way."""
+    n = len(links.start)
+    before, paid = np.full(n, -1), np.zeros(n)
+    first, free = np.arange(n), np.ones(n, dtype=bool)
+    tail = np.repeat(np.arange(n), np.diff(links.first))
+    order = np.argsort(links.to, kind="stable")
+    into = np.searchsorted(links.to[order], np.arange(n + 1))
+    for j in range(n):
+        arcs = order[into[j] : into[j + 1]]
+        arcs = arcs[free[tail[arcs]] & (links.finish[j] <= links.start[first[tail[arcs]]] + links.limit)]
+        if len(arcs):
+            a = arcs[links.cost[arcs].argmin()]
+            before[j], paid[j], first[j], free[tail[a]] = tail[a], links.cost[a], first[tail[a]], False
+    joined = np.flatnonzero(before >= 0)
+    surplus = crews - (n - len(joined))
+    if surplus < 0 or (links.finish - links.start > links.limit).any():
+        return Columns.of([])
+    dropped = joined[np.argsort(-paid[joined], kind="stable")[:surplus]]
+    before[dropped], paid[dropped] = -1, 0.0
+    duties: dict[int, list[int]] = {}
+    for j in range(n):
+        duties[j] = [*(duties.pop(int(before[j])) if before[j] >= 0 else []), j]
+    return Columns.of((trips, float(paid[trips].sum()), 0) for trips in duties.values())
 
 
 def _whole(state: _Generation, limit: float, seed: int) -> tuple[Columns, float, bool]:
@@ -283,11 +326,27 @@ def _whole(state: _Generation, limit: float, seed: int) -> tuple[Columns, float,
     needed = np.ones(len(state.links.start), dtype=bool)
     bound = bounds.round_up(state.bound, 1.0)
 
+    covered = 0  # so many duties are settled, and of two sets the larger contains the smaller
+
     def pick(columns: Columns) -> Choice:
+        nonlocal covered
         seconds = min(60.0, limit - time.perf_counter())
-        return choose(columns, needed, crews=state.crews, seconds=seconds, unit=1.0, seed=seed)
+        known = set() if state.best is None else {state.best.row(c).tobytes() for c in range(state.best.size)}
+        hint = [c for c in range(columns.size) if columns.row(c).tobytes() in known] if known else []
+        if columns.size <= covered and len(hint) == len(known):
+            return Choice(np.array(hint) if hint else None, settled=True)
+        choice = choose(columns, needed, crews=state.crews, hint=hint, seconds=seconds, unit=1.0, seed=seed)
+        if choice.chosen is not None:
+            found = columns.take(choice.chosen)
+            if state.best is None or found.cost.sum() < state.best.cost.sum():
+                state.best = found
+        if choice.settled:
+            covered = max(covered, columns.size)
+        return choice
 
     def duties(gap: float) -> tuple[Columns, bool]:
+        if state.best is not None and (all_better := float(state.best.cost.sum()) - 1.0 - value + 1e-4) <= 3 * gap:
+            gap = max(gap, all_better)  # a step between would cost more than it saves
         first, trips, true, complete = _all_within(state.links, state.duals, gap + state.crew_dual, MANY)
         depots = np.zeros(len(true), dtype=np.int32)
         return Columns(np.array(first), np.array(trips, dtype=np.int32), np.array(true, dtype=float), depots), complete
@@ -297,7 +356,8 @@ def _whole(state: _Generation, limit: float, seed: int) -> tuple[Columns, float,
     best, settled = settle(duties, pick, None, bound=value, unit=1.0)
     if best is None:
         if not settled:
-            choice = pick(state.master.pool.columns)
-            best = None if choice.chosen is None else state.master.pool.columns.take(choice.chosen)
+            covered = 0  # the columns generated are another set
+            pick(state.master.pool.columns)
+            best = state.best
         return best or Columns.of([]), bound, settled
     return best, float(best.cost.sum()) if settled else bound, settled

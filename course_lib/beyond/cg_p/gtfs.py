@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
+#: Days named where the one asked for has no service.
+NEAREST = 5
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -224,8 +226,30 @@ def _services(feed: _Feed, day: datetime.date) -> set[str]:
                 (running.add if kind == "1" else running.discard)(service)
     if not running:
         period = f"it knows days from {min(known)} to {max(known)}" if known else "its calendar is empty"
+        if near := sorted(sorted(_days_with_service(feed, day), key=lambda other: abs(other - day))[:NEAREST]):
+            period += f", the nearest with service are {', '.join(map(str, near))}"
         raise ValueError(f"date: got {day}, on which {feed.path} has no service; {period}")
     return running
+
+
+def _days_with_service(feed: _Feed, day: datetime.date) -> set[datetime.date]:
+    """Within a year of a day."""
+    running: dict[datetime.date, set[str]] = defaultdict(set)
+    year = datetime.timedelta(days=366)
+    if feed.has("calendar.txt"):
+        for where, (service, start, end, *runs) in feed.rows(
+            "calendar.txt", "service_id", "start_date", "end_date", *DAYS
+        ):
+            first, last = max(_day(where, start), day - year), min(_day(where, end), day + year)
+            for k in range((last - first).days + 1):
+                other = first + datetime.timedelta(days=k)
+                if runs[other.weekday()] == "1":
+                    running[other].add(service)
+    if feed.has("calendar_dates.txt"):
+        for where, (service, text, kind) in feed.rows("calendar_dates.txt", "service_id", "date", "exception_type"):
+            others = running[_day(where, text)]
+            (others.add if kind == "1" else others.discard)(service)
+    return {other for other, services in running.items() if services}
 
 
 def _trips(feed: _Feed, services: set[str], route_types: set[int], day: datetime.date) -> set[str]:

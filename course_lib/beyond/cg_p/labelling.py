@@ -381,10 +381,25 @@ def homes(flat: Flat, labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.f
     return labels.paid + price - flat.minute_cost * labels.start, labels.cost + price
 
 
-def trace(flat: Flat, labels: Labels, chosen: int) -> tuple[int, ...]:
-    """The trips of a label's duty, first to last."""
-    trips = []
-    while chosen >= 0:
-        trips.append(int(labels.first.searchsorted(chosen, side="right")) - 1)
-        chosen = int(labels.parent[chosen])
-    return tuple(reversed(trips))
+def trace(
+    trip: NDArray[np.int64], parent: NDArray[np.integer], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The trips of many labels' duties, first to last.
+
+    Args:
+        trip: (labels,) where each label stands.
+        parent: (labels,) the label it extends, -1 for none.
+        ends: (k,) the labels wanted.
+
+    Returns:
+        (k + 1,) and flat: the trips of duty c are trips[first[c]:first[c + 1]].
+
+    >>> trace(np.array([0, 1, 3]), np.array([-1, 0, 1]), np.array([2, 0]))[1].tolist()
+    [0, 1, 3, 0]
+    """
+    steps, label = [], ends.astype(np.int64)
+    while (label >= 0).any():
+        steps.append(np.where(label >= 0, trip[label], -1))
+        label = np.where(label >= 0, parent[label], -1)
+    table = np.stack(steps[::-1], 1) if steps else np.zeros((0, 0), dtype=np.int64)
+    return np.concatenate([[0], np.cumsum((table >= 0).sum(1))]), table[table >= 0].astype(np.int32)

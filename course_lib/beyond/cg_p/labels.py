@@ -63,9 +63,9 @@ def arc_labels(graph: DutyGraph) -> NDArray[np.float32]:
     search.prepare()
     if not search.needed.any():
         return np.zeros(len(graph), dtype=np.float32)
-    master = search.new_master(Columns.of([]))
-    shares = search.generate(master, search.pricer, phase="full", stages=STAGES, whole=True).shares
-    linear = _usage(graph, master.columns, shares)
+    search.relax(stages=STAGES)
+    assert search.fractional is not None
+    linear = _usage(graph, search.fractional.columns, search.fractional.shares)
     plan = search.finish(search.pricer, PATIENT)
     return (0.5 * (linear + _usage(graph, plan, np.ones(plan.size)))).astype(np.float32)
 

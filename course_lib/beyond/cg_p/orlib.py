@@ -1,4 +1,7 @@
-"""Crew scheduling files of the OR-Library."""
+"""Crew scheduling files of the OR-Library, and random ones of the same shape to try a solver on.
+
+Source: Beasley and Cao, A tree search algorithm for the crew scheduling problem (1996).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+
+#: Of what `draw_csp` draws: the minutes in which tasks begin, and how long the shortest and the longest last.
+DAY, SHORTEST, LONGEST = 1150, 20, 260
+#: Share of the transitions that time and limit allow which are listed.
+LISTED = 0.5
+#: A transition costs its idle minutes, and from 1 up to as many and these on top.
+SURCHARGE = 40
 
 
 @dataclass(frozen=True)
@@ -85,3 +96,45 @@ def _link(path: Path, line: int, row: list[int], tasks: NDArray[np.int64]) -> tu
     if tasks[j - 1, 0] < tasks[i - 1, 1]:
         raise ValueError(f"{path}, line {line}: got the transition {i} {j}, expected one to a task that begins later")
     return i - 1, j - 1, cost
+
+
+def draw_csp(tasks: int, *, limit: int = 480, seed: int = 0) -> Csp:
+    """Tasks and transitions drawn at random, of the shape of the OR-Library's ten files; none of these is among them.
+
+    What is alike: tasks all day, sorted by start; about half of the transitions that time allows are not
+    listed, so that 13 % of all pairs are (17,000 at 500 tasks); none breaks the limit by itself; a transition costs
+    more than its idle minutes, up to twice as much and a little, with a correlation of 0.9; two to three tasks a duty
+    where crews are fewest.
+
+    Args:
+        tasks: how many.
+        limit: minutes from the first start of a duty to its last finish.
+        seed: same arguments, same file.
+
+    Raises:
+        ValueError: no tasks; a limit that the longest task breaks.
+
+    >>> drawn = draw_csp(50)
+    >>> len(drawn.start), len(drawn.links)
+    (50, 148)
+    """
+    if tasks < 1:
+        raise ValueError(f"tasks: got {tasks}, expected at least 1")
+    if limit < LONGEST:
+        raise ValueError(f"limit: got {limit}, expected at least the {LONGEST} minutes of the longest task")
+    rng = np.random.default_rng(seed)
+    start = np.sort(rng.integers(0, DAY, tasks))
+    finish = start + rng.integers(SHORTEST, LONGEST, tasks, endpoint=True)
+    before, after = np.triu_indices(tasks, 1)
+    idle = start[after] - finish[before]
+    listed = (idle > 0) & (finish[after] - start[before] <= limit) & (rng.random(len(idle)) < LISTED)
+    before, after, idle = before[listed], after[listed], idle[listed]
+    cost = idle + rng.integers(1, idle + SURCHARGE, endpoint=True)
+    return Csp(limit, start, finish, np.stack([before, after, cost], 1))
+
+
+def write_csp(path: str | Path, csp: Csp) -> None:
+    """A file that `read_csp` reads, with the OR-Library's leading blanks."""
+    tasks, links = np.stack([csp.start, csp.finish], 1), csp.links + np.array([1, 1, 0])
+    rows = [(len(tasks), csp.limit), *tasks.tolist(), *links.tolist()]
+    Path(path).write_text("".join("".join(f" {number}" for number in row) + "\n" for row in rows), encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -54,11 +54,11 @@ class CrewPlan:
 
     duties: tuple[Duty, ...]
     cost: float  #: of the duties; nothing is added for uncovered trips
-    lower_bound: float  #: proven; -inf where nothing was
+    lower_bound: float  #: proven, in whole units of cost, so perhaps above `lp_value`; -inf where nothing was
     gap: float  #: (cost - lower_bound) / cost; NaN where it is unknown
     uncovered: tuple[int, ...]  #: trips in no duty
     status: Status
-    lp_value: float | None  #: of the last master solved to its end, before the integer finish
+    lp_value: float | None  #: of the linear program over all duties; None where it was not solved (fast mode)
     history: tuple[Step, ...]
     times: Mapping[str, float]  #: CPU seconds by phase
     timetable: Timetable
@@ -82,22 +82,26 @@ class CrewPlan:
         seconds = sum(self.times.values())
         covered = len(self.timetable) - len(self.uncovered)
         trips = "tasks" if self.rules.explicit else "trips"
-        lines = [
+        found = (
             f"{self.status}: {_count(self.duties)} for {covered} of {len(self.timetable)} {trips} "
-            f"({self.mode} mode, {seconds:.1f} CPU seconds)",
+            f"({self.mode} mode, {seconds:.1f} CPU seconds)"
+        )
+        if not self.duties:
+            return "\n".join([found, *_first(self.notes)])
+        rides = sum(map(len, self.duties)) - covered
+        lines = [
+            found,
             f"cost            {self.cost:>12,.1f}",
             f"proven bound    {_number(self.lower_bound)}{_gap(self.gap)}",
+            *([] if self.estimate is None else [f"estimated least {_number(self.estimate)}  (not proven)"]),
+            f"{trips} per duty  {covered / len(self.duties):>12.1f}{_passengers(rides)}",
         ]
-        if self.estimate is not None:
-            lines.append(f"estimated least {_number(self.estimate)}  (not proven)")
-        if self.duties:
-            rides = sum(map(len, self.duties)) - covered
-            lines.append(f"{trips} per duty  {covered / len(self.duties):>12.1f}" + _passengers(rides))
-        if self.uncovered:
-            lines.append(f"uncovered: {len(self.uncovered)} {trips}; their cost is not in the cost above")
-            lines += [f"  {self.timetable.describe(trip)}" for trip in self.uncovered[:SHOWN]]
-            lines += [f"  ... and {len(self.uncovered) - SHOWN} more"] if len(self.uncovered) > SHOWN else []
-        return "\n".join([*lines, *self.notes])
+        missing = [self.timetable.describe(trip) for trip in self.uncovered]
+        if missing:
+            reasons = [next((note for note in self.notes if note.startswith(who)), who) for who in missing[:SHOWN]]
+            lines.append(f"uncovered: {len(missing)} {trips}; their cost is not in the cost above")
+            lines += [f"  {line}" for line in _first(reasons, len(missing))]
+        return "\n".join([*lines, *(note for note in self.notes if not note.startswith(tuple(missing)))])
 
     __str__ = summary
 
@@ -180,6 +184,12 @@ def _same(a: float, b: float) -> bool:
 
 def _count(duties: tuple[Duty, ...]) -> str:
     return f"{len(duties)} {'duty' if len(duties) == 1 else 'duties'}"
+
+
+def _first(lines: Sequence[str], count: int | None = None) -> list[str]:
+    """The first few, and how many of `count` are left out."""
+    more = (len(lines) if count is None else count) - SHOWN
+    return [*lines[:SHOWN], *([f"... and {more} more"] if more > 0 else [])]
 
 
 def _number(value: float) -> str:

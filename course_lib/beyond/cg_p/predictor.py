@@ -10,6 +10,7 @@ layers (a residual gated graph network, after Bresson and Laurent, arXiv 1711.07
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,9 @@ COMMAND = "python -m course_lib.beyond.cg_p"
 @cache
 def _scatter() -> Callable[..., Tensor]:
     try:
-        from torch_geometric.utils import scatter
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it compiles some functions in a way torch will give up
+            from torch_geometric.utils import scatter
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch_geometric":
             raise

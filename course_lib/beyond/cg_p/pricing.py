@@ -7,7 +7,7 @@ is given: for each last trip the best duty over all depots, the best ones first,
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from course_lib.beyond.cg_p.columns import Columns
+from course_lib.beyond.cg_p.compiled import compiled
 from course_lib.beyond.cg_p.labelling import Flat, Labels, homes, trace
 
 if TYPE_CHECKING:
@@ -92,17 +93,12 @@ class Pricer:
             best[d], chosen[d] = _least_by_trip(reduced, labels.first)
             through = np.minimum(through, _least_by_trip(labels.key, labels.first)[0])
         depot = best.argmin(0) if n else np.zeros(0, dtype=np.int64)
-        ends = np.arange(n)
-        order = np.argsort(best[depot, ends], kind="stable")
-        order = order[best[depot, ends][order] < threshold]
-        found = (
-            (trace(self.flats[d], results[d], k), float(costs[d][k]), int(d))
-            for d, k in zip(depot[order], chosen[depot, ends][order], strict=True)
-        )
-        rows = spread(found, n, most=most, per_trip=per_trip)
+        order = np.argsort(best[depot, np.arange(n)], kind="stable")
+        order = order[best[depot[order], order] < threshold]
+        columns = spread(self._duties(results, costs, chosen, depot, order), n, most=most, per_trip=per_trip)
         truncated = sum(int(labels.truncated.sum()) for labels in results)
         return Pricing(
-            columns=Columns.of(rows),
+            columns=columns,
             least=float(best[depot[order[0]], order[0]]) if len(order) else min(threshold, 0.0),
             through=through,
             exact=truncated == 0,
@@ -111,21 +107,46 @@ class Pricer:
             extensions=sum(labels.extensions for labels in results),
         )
 
+    def _duties(
+        self,
+        results: list[Labels],
+        costs: list[NDArray[np.float64]],
+        chosen: NDArray[np.int64],
+        depot: NDArray[np.int64],
+        order: NDArray[np.int64],
+    ) -> Columns:
+        """The duties that end at the trips in `order`, each from its own depot's labels."""
+        n, parts, rank = len(self.graph.timetable), [], []
+        for d, labels in enumerate(results):
+            rank.append(np.flatnonzero(depot[order] == d))
+            ends = chosen[d, order[rank[-1]]]
+            first, trips = trace(np.repeat(np.arange(n), np.diff(labels.first)), labels.parent, ends)
+            parts.append(Columns(first, trips, costs[d][ends], np.full(len(ends), d, dtype=np.int32)))
+        return Columns.join(parts).take(np.argsort(np.concatenate(rank), kind="stable"))
 
-def spread(
-    found: Iterable[tuple[tuple[int, ...], float, int]], n: int, *, most: int, per_trip: int
-) -> list[tuple[tuple[int, ...], float, int]]:
+
+def spread(columns: Columns, n: int, *, most: int, per_trip: int) -> Columns:
     """The first duties of which no trip is in more than `per_trip`: better spread, they tell the master more."""
-    rows: list[tuple[tuple[int, ...], float, int]] = []
-    count = np.zeros(n, dtype=np.int64)
-    for trips, cost, depot in found:
-        where = list(trips)
-        if (count[where] < per_trip).all():
-            count[where] += 1
-            rows.append((trips, cost, depot))
-            if len(rows) == most:
-                break
-    return rows
+    return columns.take(_spread(columns.first, columns.trips, n, most, per_trip))
+
+
+@compiled
+def _spread(first, trips, n, most, per_trip):  # type: ignore[no-untyped-def]
+    """See `spread`."""
+    count, taken = np.zeros(n, np.int64), np.empty(len(first), np.int64)
+    size = 0
+    for c in range(len(first) - 1):
+        if size == most:
+            break
+        room = True
+        for k in range(first[c], first[c + 1]):
+            room = room and count[trips[k]] < per_trip
+        if room:
+            for k in range(first[c], first[c + 1]):
+                count[trips[k]] += 1
+            taken[size] = c
+            size += 1
+    return taken[:size]
 
 
 def _least_by_trip(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from course_lib.beyond.cg_p.columns import Columns
+from course_lib.beyond.cg_p.labelling import trace
 from course_lib.beyond.cg_p.pricing import WORTHWHILE, Pricing, spread
 from course_lib.beyond.cg_p.timetable import NO_WAY
 
@@ -92,21 +93,17 @@ def price_layered(
     values, slots = best.cpu().numpy(), where.cpu().numpy()
     parent, costs = table[..., PARENT].reshape(n, -1).cpu().numpy(), true.reshape(n, -1).cpu().numpy()
 
-    def trace(j: int) -> tuple[tuple[int, ...], float, int]:
-        trips, slot, trip = [], int(slots[j]), j
-        depot = slot // labels
-        while True:
-            trips.append(trip)
-            before = parent[trip, slot]
-            if before < 0:
-                return tuple(reversed(trips)), float(costs[j, slots[j]]), depot
-            trip, slot = int(before) // labels, depot * labels + int(before) % labels
-
     order = np.argsort(values, kind="stable")
     order = order[values[order] < -WORTHWHILE]
-    rows = spread((trace(int(j)) for j in order), n, most=most, per_trip=per_trip)
+    # Number all labels; a parent is kept as trip * K + slot, of the same depot.
+    trip, depot = np.divmod(np.arange(n * depots * labels), depots * labels)
+    before, depot = np.where(np.isfinite(parent), parent, -1.0).ravel().astype(np.int64), depot // labels
+    before = np.where(before < 0, -1, before // labels * depots * labels + depot * labels + before % labels)
+    ends = order * depots * labels + slots[order]
+    first, trips = trace(trip, before, ends)
+    found = Columns(first, trips, costs.ravel()[ends], depot[ends].astype(np.int32))
     return Pricing(
-        columns=Columns.of(rows),
+        columns=spread(found, n, most=most, per_trip=per_trip),
         least=float(values[order[0]]) if len(order) else 0.0,
         through=np.full(n, -np.inf),
         exact=False,

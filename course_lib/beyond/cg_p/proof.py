@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 #: More duties than this are not given to the integer program.
 MANY = 50_000
+#: Heuristics of SCIP that solve programs of their own.
+COSTLY = (
+    "adaptivediving", "alns", "clique", "coefdiving", "conflictdiving", "crossover", "distributiondiving",
+    "farkasdiving", "feaspump", "fracdiving", "gins", "guideddiving", "linesearchdiving", "locks", "lpface",
+    "mutation", "nlpdiving", "objpscostdiving", "pscostdiving", "rens", "rins", "rootsoldiving", "vbounds",
+    "veclendiving",
+)  # fmt: skip
+#: For a partition into a given number of duties: SCIP then branches at once, instead of cutting, probing and beginning
+#: anew. The linear program is nearly whole, few branchings settle it.
+BRANCH_AT_ONCE = "\n".join(
+    [
+        *(f"heuristics/{name}/freq = -1" for name in COSTLY),
+        *("presolving/maxrestarts = 0", "presolving/maxrounds = 3", "propagating/probing/maxprerounds = 0"),
+        *("separating/maxroundsroot = 0", "separating/maxrounds = 0"),
+        *("branching/relpscost/maxlookahead = 3", "branching/relpscost/initcand = 10"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,7 @@ class Choice:
 
     chosen: NDArray[np.intp] | None  #: the best columns, None if it found none
     settled: bool  #: no better choice exists among them
+    bound: float = -np.inf  #: no choice among them costs less, where it is not settled
 
 
 def duties_within(pricer: Pricer, duals: NDArray[np.float64], gap: float, *, most: int = MANY) -> tuple[Columns, bool]:
@@ -93,6 +111,8 @@ def choose(
     seconds: float = 60.0,
     unit: float = 0.5,
     seed: int = 0,
+    enough: float = np.inf,
+    nodes: int = -1,
     solver: Literal["scip", "cp-sat"] = "scip",
 ) -> Choice:
     """The cheapest columns that cover every needed trip.
@@ -106,6 +126,8 @@ def choose(
         seconds: limit by the clock.
         unit: all costs are multiples of it (CP-SAT counts in whole numbers).
         seed: of the solver's own randomness.
+        enough: SCIP may stop once it has proven that no choice costs so little.
+        nodes: of SCIP's own tree, -1 for as many as it takes.
         solver: SCIP proves sooner on columns; CP-SAT is the second opinion.
     """
     if not (columns.total(needed.astype(np.float64)) > 0).any() and needed.any():
@@ -117,17 +139,22 @@ def choose(
     wanted = [rows[i] for i in np.flatnonzero(needed)]
     if not all(wanted):
         return Choice(None, settled=True)
-    solve = _scip if solver == "scip" else _cp_sat
-    return solve(columns, wanted, crews, list(hint), max(0.01, seconds), unit, seed)
+    seconds = max(0.01, seconds)
+    if solver == "cp-sat":
+        return _cp_sat(columns, wanted, crews, list(hint), seconds, unit, seed)
+    return _scip(columns, wanted, crews, list(hint), seconds, min(enough + unit / 2, 1e20), nodes, seed)
 
 
 def _scip(
-    columns: Columns, rows: list[list[int]], crews: int | None, hint: list[int], seconds: float, unit: float, seed: int
-) -> Choice:
+    columns: Columns, rows: list[list[int]], crews: int | None, hint: list[int], seconds: float, stop: float,
+    nodes: int, seed: int,
+) -> Choice:  # fmt: skip
     from ortools.linear_solver import pywraplp
 
     mip = pywraplp.Solver.CreateSolver("SCIP")
-    mip.SetSolverSpecificParametersAsString(f"randomization/randomseedshift = {seed}\nlimits/gap = 0")
+    limits = f"limits/gap = 0\nlimits/dual = {stop}\nlimits/totalnodes = {nodes}"
+    search = "" if crews is None else BRANCH_AT_ONCE
+    mip.SetSolverSpecificParametersAsString(f"randomization/randomseedshift = {seed}\n{limits}\n{search}")
     mip.SetTimeLimit(int(1000 * seconds))
     infinity = mip.infinity()
     x = [mip.BoolVar("") for _ in range(columns.size)]
@@ -145,12 +172,18 @@ def _scip(
         taken = set(hint)
         mip.SetHint(x, [float(c in taken) for c in range(columns.size)])
     status = mip.Solve()
+    if status in (pywraplp.Solver.FEASIBLE, pywraplp.Solver.NOT_SOLVED, pywraplp.Solver.ABNORMAL) and not (
+        mip.wall_time() >= 950 * seconds or 0 <= nodes <= mip.nodes() + 1 or objective.BestBound() >= stop - 1e-6
+    ):
+        raise KeyboardInterrupt  # SCIP has taken the Ctrl-C for itself
     if status == pywraplp.Solver.INFEASIBLE:
         return Choice(None, settled=True)
+    bound = objective.BestBound()
+    bound -= 1e-6 + 1e-7 * abs(bound)  # it is right up to the solver's tolerances
     if status not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
-        return Choice(None, settled=False)
+        return Choice(None, settled=False, bound=bound)
     chosen = np.flatnonzero([v.solution_value() > 0.5 for v in x])
-    return Choice(chosen, settled=status == pywraplp.Solver.OPTIMAL)
+    return Choice(chosen, settled=status == pywraplp.Solver.OPTIMAL, bound=bound)
 
 
 def _cp_sat(

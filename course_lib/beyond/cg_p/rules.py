@@ -143,7 +143,7 @@ def _walk(trips: Sequence[int], timetable: Timetable, rules: CrewRules, depot: i
 
 
 def _walk_day(trips: Sequence[int], timetable: Timetable, rules: CrewRules, depot: int) -> tuple[list[str], float]:
-    rides = _rides(trips, timetable, rules, depot)
+    rides = rides_of(trips, timetable, rules, depot)
     faults = list(_ride_faults(rides, timetable, rules))
     if any(minutes >= NO_WAY for *_, minutes in rides):
         return faults, math.nan  # nothing after such a ride has a time
@@ -177,7 +177,7 @@ def _walk_day(trips: Sequence[int], timetable: Timetable, rules: CrewRules, depo
     return faults, rules.fixed_cost + rules.minute_cost * lasts + rules.deadhead_cost * ridden
 
 
-def _rides(trips: Sequence[int], timetable: Timetable, rules: CrewRules, depot: int) -> list[tuple[int, int, int]]:
+def rides_of(trips: Sequence[int], timetable: Timetable, rules: CrewRules, depot: int) -> list[tuple[int, int, int]]:
     """(from, to, minutes) before each trip, and home; 0 minutes where the crew is there already, or on the train."""
     first, last = timetable.origin[trips[0]], timetable.destination[trips[-1]]
     home = depot if rules.same_depot else min(timetable.depots, key=lambda end: timetable.deadhead[last, end])
@@ -255,6 +255,8 @@ def _check(rules: CrewRules) -> None:
     for name, wrong, expected in contradictions:
         if wrong:
             raise ValueError(f"{name}: got {getattr(rules, name)}, expected {expected}")
+    if not rules.explicit and not any((rules.fixed_cost, rules.minute_cost, rules.deadhead_cost)):
+        raise ValueError("fixed_cost, minute_cost, deadhead_cost: got 0 for all three, expected a price")
     if rules.meal_window is not None:
         _check_window(rules.meal_window)
 

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from course_lib.beyond.cg_p.columns import Columns, Pool
 from course_lib.beyond.cg_p.dive import Dive, DiveSettings
 from course_lib.beyond.cg_p.master import Master, Solution, TimeUp
 from course_lib.beyond.cg_p.plan import Step
-from course_lib.beyond.cg_p.pricing import WORTHWHILE, Pricer, Pricing
+from course_lib.beyond.cg_p.pricing import WORTHWHILE, Pricer, Pricing, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,16 @@ SMOOTHING = 0.6
 FEW = 5
 #: The volume algorithm stops when a round finds fewer columns for each trip.
 EXHAUSTED = 0.03
+#: Columns that come back from the reserve at once.
+RECALLED = 300
+
+
+class Fractional(NamedTuple):
+    """Shares of columns that cover the trips, and the prices that go with them."""
+
+    columns: Columns
+    shares: NDArray[np.float64]  #: (columns,)
+    duals: NDArray[np.float64]  #: (n,)
 
 
 class Search:
@@ -38,13 +48,19 @@ class Search:
         graph: with all its arcs.
         time_limit: seconds by the clock, or None.
         progress: called with each `Step`; may raise KeyboardInterrupt.
+        interrupt: asked between the steps; raises KeyboardInterrupt where somebody wants the search to end.
     """
 
     def __init__(
-        self, graph: DutyGraph, *, time_limit: float | None = None, progress: Callable[[Step], object] | None = None
+        self,
+        graph: DutyGraph,
+        *,
+        time_limit: float | None = None,
+        progress: Callable[[Step], object] | None = None,
+        interrupt: Callable[[], object] = lambda: None,
     ) -> None:
         rules = graph.rules
-        self.graph, self.progress = graph, progress
+        self.graph, self.progress, self.interrupt = graph, progress, interrupt
         self.pricer = Pricer(graph)
         self.n = len(graph.timetable)
         # Twice what the longest duty can cost: while a trip has a duty, leaving it out never pays.
@@ -52,7 +68,8 @@ class Search:
         self.needed = np.zeros(self.n, dtype=bool)
         self.start = Columns.of([])  #: a duty for each trip that can have one
         self.master: Master | None = None
-        self.solution: Solution | None = None
+        self.solution: Solution | None = None  #: of the master
+        self.fractional: Fractional | None = None  #: the newest, also without a master
         self.dive: Dive | None = None
         self.bound = -math.inf
         self.lp_value: float | None = None
@@ -61,23 +78,29 @@ class Search:
         self.out_of_time = False
         self.history: list[Step] = []
         self.times: dict[str, float] = defaultdict(float)
+        self._within = False  # a phase that is timed
         self.began = time.perf_counter()
         self.deadline = math.inf if time_limit is None else self.began + time_limit
 
     # Time -------------------------------------------------------------------------------------------------------------
 
     def proceed(self) -> None:
-        """Raises `TimeUp` after the deadline."""
+        """Raises `TimeUp` after the deadline, and KeyboardInterrupt when asked to."""
+        self.interrupt()
         if time.perf_counter() > self.deadline:
             raise TimeUp
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """CPU seconds, added to a phase."""
-        began = time.process_time()
+        """CPU seconds, added to a phase; what is timed within it is a part of it, and not counted again."""
+        if self._within:
+            yield
+            return
+        began, self._within = time.process_time(), True
         try:
             yield
         finally:
+            self._within = False
             self.times[phase] += time.process_time() - began
 
     def _report(self, phase: str, value: float, columns: int, added: int, pricing: Pricing, whole: bool) -> None:
@@ -98,9 +121,9 @@ class Search:
             left = None if self.deadline == math.inf else max(0.01, self.seconds_left())
             return master.solve(left)
 
-    def _price(self, pricer: Pricer, duals: NDArray[np.float64], *, cap: int = 0, most: int = 150) -> Pricing:
+    def _price(self, pricer: Pricer, duals: NDArray[np.float64], *, cap: int = 0) -> Pricing:
         with self.timed("pricing"):
-            pricing = pricer.price(duals, cap=cap, most=most, proceed=self.proceed)
+            pricing = pricer.price(duals, cap=cap, proceed=self.proceed)
         self.truncated += pricing.truncated
         return pricing
 
@@ -143,20 +166,52 @@ class Search:
         alone[self.start.trips] = np.repeat(self.start.cost, np.diff(self.start.first))
         return np.where(self.needed, 0.3 * alone + 2.5 * rules.minute_cost * table.duration, 0.0)
 
-    def prove_bound(self, duals: NDArray[np.float64]) -> None:
-        """One exact pricing of the whole graph."""
-        pricing = self._price(self.pricer, duals)
+    def prove_bound(self, *, rounds: int, labels: int) -> None:
+        """One exact pricing of the whole graph, after some rounds of the volume algorithm there.
+
+        At prices from a part of the graph, duties that use the rest look far too good: the bound would be weak, and the
+        labels many.
+        """
+        assert self.fractional is not None
+        pool, newest = Pool(), self.fractional
+        pool.add(newest.columns)
+        with self.timed("bound"):
+            duals = self.volume(pool, newest, self.pricer, rounds=rounds, labels=labels, whole=True).duals
+            pricing = self._price(self.pricer, duals)
         self.add_bound(duals, pricing, math.inf)
         self._report("bound", float(duals.sum()), pricing.columns.size, 0, pricing, True)
 
     def new_master(self, columns: Columns) -> Master:
         """With a duty for each needed trip, and these."""
-        self.master, self.solution = Master(self.needed, self.penalty), None
+        self.master, self.solution, self.fractional = Master(self.needed, self.penalty), None, None
         self.master.add(self.start)
         self.master.add(columns)
         return self.master
 
-    def generate(self, master: Master, pricer: Pricer, *, phase: str, stages: Sequence[int], whole: bool) -> Solution:
+    def relax(self, *, stages: Sequence[int], whole: bool = True) -> Solution:
+        """Plain column generation: the linear program over all duties of the graph, from nothing.
+
+        Args:
+            stages: as for `generate`.
+            whole: False if the graph is itself a part of the one that bounds are for.
+        """
+        if not self.needed.any():
+            self.prepare()
+        master = self.new_master(Columns.of([]))
+        solution = self.generate(master, self.pricer, phase="full", stages=stages, whole=whole)
+        self.lp_value = solution.value
+        return solution
+
+    def generate(
+        self,
+        master: Master,
+        pricer: Pricer,
+        *,
+        phase: str,
+        stages: Sequence[int],
+        whole: bool,
+        reserve: Columns | None = None,
+    ) -> Solution:
         """Column generation until the last stage of pricing finds nothing.
 
         Args:
@@ -165,13 +220,17 @@ class Search:
             phase: for the history.
             stages: labels kept a trip, stage by stage; 0 for all.
             whole: the pricer's graph is the whole one, so that an exact pricing proves a bound.
+            reserve: columns that are asked before the graph is; a master that begins small is solved sooner.
         """
         stage, last = 0, len(stages) - 1
         duals: NDArray[np.float64] | None = None
         while True:
             self.proceed()
             solution = self.solution = self.solve_master(master)
+            self.fractional = Fractional(master.columns, solution.shares, solution.duals)
             true = solution.duals
+            if reserve is not None and master.add(self._recalled(reserve, true)):
+                continue
             duals = true if duals is None else SMOOTHING * duals + (1 - SMOOTHING) * true
             while True:
                 pricing = self._price(pricer, duals, cap=stages[stage])
@@ -191,12 +250,30 @@ class Search:
                     return solution
                 stage += 1
 
+    def _recalled(self, reserve: Columns, duals: NDArray[np.float64]) -> Columns:
+        """Those of the reserve that are worth having now; none where they are few."""
+        reduced = reserve.reduced(duals)
+        order = np.argsort(reduced, kind="stable")
+        order = order[reduced[order] < -WORTHWHILE]
+        if len(order) < FEW:
+            return Columns.of([])
+        return spread(reserve.take(order), self.n, most=RECALLED, per_trip=10)
+
     def volume(
-        self, pool: Pool, average: NDArray[np.float64], duals: NDArray[np.float64], pricer: Pricer, *,
-        rounds: int, labels: int, whole: bool,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
-        """Column generation at the volume algorithm's prices; returns the columns' average and the prices."""
+        self, pool: Pool, start: Fractional, pricer: Pricer, *, rounds: int, labels: int, whole: bool
+    ) -> Fractional:
+        """Column generation at the volume algorithm's prices.
+
+        Args:
+            pool: to add columns to.
+            start: shares of its columns, and prices to begin with.
+            pricer: of the whole graph or a part.
+            rounds: at most; it ends when a round finds next to nothing.
+            labels: kept a trip when pricing.
+            whole: the pricer's graph is the whole one.
+        """
         phase = "volume" if whole else "volume, reduced graph"
+        average, duals = start.shares.copy(), start.duals
         for _ in range(rounds):
             self.proceed()
             with self.timed("volume"):
@@ -206,26 +283,27 @@ class Search:
                 pricing = pricer.price(duals, cap=labels, most=400, per_trip=6, proceed=self.proceed)
                 fresh = pool.add(pricing.columns)
             average = np.concatenate([average, np.zeros(fresh.size)])
+            self.fractional = Fractional(pool.columns, average, duals)
             self._report(phase, self.estimate, columns.size, fresh.size, pricing, whole)
             if fresh.size < EXHAUSTED * self.n:
                 break
-        return average, duals
+        return self.fractional or start
 
     def finish(self, pricer: Pricer, settings: DiveSettings) -> Columns:
-        """A plan of whole duties from the solved master."""
-        assert self.master is not None
-        assert self.solution is not None
+        """A plan of whole duties from the newest shares."""
+        assert self.fractional is not None
+        columns, shares, duals = self.fractional
         with self.timed("dive"):
             self.dive = Dive(
-                pricer, self.master.columns, self.needed, penalty=self.penalty, settings=settings, proceed=self.proceed
+                pricer, columns, self.needed, penalty=self.penalty, settings=settings, proceed=self.proceed
             )
-            return self.dive.run(self.solution.shares, self.solution.duals)
+            return self.dive.run(shares, duals)
 
     def best_effort(self) -> Columns:
         """A plan now, from what there is: the rest of a dive, or the columns with the largest shares."""
         if self.dive is not None:
             return self.dive.complete()
         everything = DiveSettings(share=math.inf, rounds=0, labels=1, pool=0)
-        columns = self.start if self.master is None else self.master.columns
+        columns, shares, _ = self.fractional or Fractional(self.start, np.zeros(0), np.zeros(0))
         dive = Dive(self.pricer, columns, self.needed, penalty=self.penalty, settings=everything)
-        return dive.complete() if self.solution is None else dive.at_once(self.solution.shares)
+        return dive.at_once(shares) if len(shares) else dive.complete()

@@ -13,23 +13,26 @@ Source: arXiv 2207.01411 (the two modes of CG-P); the volume start and the dive 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from course_lib.beyond.cg_p import bounds
+from course_lib.beyond.cg_p.branching import NODES, SMALL, Tree
 from course_lib.beyond.cg_p.columns import Columns, Pool
 from course_lib.beyond.cg_p.dive import FAST, PATIENT
 from course_lib.beyond.cg_p.fixed_crews import solve_links
 from course_lib.beyond.cg_p.graph import DutyGraph
+from course_lib.beyond.cg_p.interrupts import held_back
 from course_lib.beyond.cg_p.master import TimeUp
 from course_lib.beyond.cg_p.plan import CrewPlan, Duty, Status, Step
 from course_lib.beyond.cg_p.pricing import Pricer
-from course_lib.beyond.cg_p.proof import choose, duties_within, settle
+from course_lib.beyond.cg_p.proof import MANY, choose, duties_within, settle
 from course_lib.beyond.cg_p.reduction import Predictor, ShortGaps, best_arcs
 from course_lib.beyond.cg_p.rules import CrewRules, rules_for
-from course_lib.beyond.cg_p.search import Search
+from course_lib.beyond.cg_p.search import Fractional, Search
 
 if TYPE_CHECKING:
     from course_lib.beyond.cg_p.timetable import Timetable
@@ -39,11 +42,13 @@ Mode = Literal["exact", "optimal", "fast"]
 #: Labels kept a trip by the stages of pricing; 0 for all, and only that is exact.
 STAGES = (12, 48, 0)
 #: The same after a start with good columns.
-LATE_STAGES = (16, 64, 0)
+LATE_STAGES = (64, 0)
 #: Arcs kept a trip on average, by mode.
-KEPT = {"optimal": 5.0, "fast": 4.0}
-#: Columns for the linear program after the volume algorithm, per trip.
-PER_TRIP = {"optimal": 6.0, "fast": 3.0}
+KEPT = {"optimal": 5.0, "fast": 3.0}
+#: Rounds of the volume algorithm, and labels kept a trip when pricing: on the pruned graph, then on the full one.
+VOLUME = {"reduced": (30, 8), "full": (30, 16)}
+#: Columns of the volume algorithm with which the linear program begins, per trip, and those held in reserve for it.
+FIRST, RESERVE = 2.0, 6.0
 #: Share of a time limit that column generation may use, before the dive must begin.
 GENERATION = 0.8
 
@@ -58,6 +63,9 @@ def solve(
     predictor: Predictor | None = None,
     seed: int = 0,
     progress: Callable[[Step], object] | None = None,
+    nodes: int | None = None,
+    kept: float | None = None,
+    stages: Sequence[int] = STAGES,
 ) -> CrewPlan:
     """Duties that cover every trip that any duty can cover, at a low cost, and a proven bound on the least.
 
@@ -68,9 +76,16 @@ def solve(
             "fast" looks at the arcs its predictor likes.
         crews: exactly so many duties: asked for in the OR-Library form, and only there.
         time_limit: seconds by the clock; None for no limit. The search ends soon after.
-        predictor: scores the arcs, in "optimal" and "fast"; None is the rule of short gaps.
+        predictor: scores the arcs, in "optimal" and "fast"; None is the network whose weights are kept (trained under
+            the default rules; under others its guesses are worse, and the proof as good), or `ShortGaps()` where
+            torch_geometric or safetensors is missing. Its first use takes some seconds of importing.
         seed: of the solvers' own randomness.
         progress: called with every `Step`. It may raise KeyboardInterrupt, which has the effect of Ctrl-C.
+        nodes: of branch and price, in search of a proof where the linear program alone gives none; 0 for no branching,
+            None for `branching.NODES` of them up to `branching.SMALL` trips. Not in "fast", nor in the OR-Library form.
+        kept: arcs a trip, on average, that the predictor keeps; None for those of `KEPT`.
+        stages: of the pricing in "exact", labels kept a trip; 0 for all, and the last must be that. (0,) prices exactly
+            in every round, which takes several times as long.
 
     Returns:
         The best plan found. `status` is "optimal" only with a proof, "interrupted" after the time limit or Ctrl-C (the
@@ -87,31 +102,53 @@ def solve(
     ('optimal', 650.0, (0, 1))
     """
     rules = rules_for(timetable, rules)
-    _check(rules, mode, crews, time_limit)
-    if rules.explicit:
-        assert crews is not None
-        return solve_links(timetable, rules, crews, mode=mode, time_limit=time_limit, seed=seed, progress=progress)
-    search = Search(DutyGraph.of(timetable, rules), time_limit=time_limit, progress=progress)
-    plan, interrupted, proven = None, False, False
+    _check(rules, mode, crews, time_limit, nodes)
+    _check_effort(kept, stages)
+    with held_back() as interrupt:
+        if rules.explicit:
+            assert crews is not None
+            return solve_links(
+                timetable, rules, crews, mode=mode, time_limit=time_limit, seed=seed, progress=progress,
+                interrupt=interrupt,
+            )  # fmt: skip
+        guess = predictor or (default_predictor() if mode != "exact" else ShortGaps())  # loaded before the clock starts
+        graph = DutyGraph.of(timetable, rules)
+        search = Search(graph, time_limit=time_limit, progress=progress, interrupt=interrupt)
+        plan, interrupted, proven = None, False, False
+        try:
+            search.prepare()
+            if search.needed.any():
+                plan = _within_limit(search, mode, guess, KEPT.get(mode, 0.0) if kept is None else kept, stages)
+                if not search.out_of_time and mode == "fast":
+                    search.prove_bound(rounds=VOLUME["full"][0], labels=VOLUME["full"][1])
+                elif not search.out_of_time:
+                    plan, proven = _prove(search, plan, seed, nodes)
+                interrupted = search.out_of_time
+        except (KeyboardInterrupt, TimeUp):
+            interrupted = True
+        if plan is None:
+            plan = search.best_effort()
+        return _result(search, plan, mode, interrupted, proven)
+
+
+@cache
+def default_predictor() -> Predictor:
+    """The kept network; the rule of short gaps where the network's libraries are not installed."""
     try:
-        search.prepare()
-        if search.needed.any():
-            plan = _within_limit(search, mode, predictor or ShortGaps(), time_limit)
-            interrupted = search.out_of_time
-            if not interrupted and mode != "fast":
-                plan, proven = _prove(search, plan, seed)
-    except (KeyboardInterrupt, TimeUp):
-        interrupted = True
-    if plan is None:
-        plan = search.best_effort()
-    return _result(search, plan, mode, interrupted, proven)
+        from course_lib.beyond.cg_p.predictor import load_predictor
+
+        return load_predictor()
+    except ImportError:
+        return ShortGaps()
 
 
-def _check(rules: CrewRules, mode: str, crews: int | None, time_limit: float | None) -> None:
+def _check(rules: CrewRules, mode: str, crews: int | None, time_limit: float | None, nodes: int | None) -> None:
     if mode not in get_args(Mode):
         raise ValueError(f"mode: got {mode!r}, expected one of {', '.join(get_args(Mode))}")
     if time_limit is not None and not time_limit >= 0:
         raise ValueError(f"time_limit: got {time_limit}, expected seconds >= 0 or None")
+    if nodes is not None and not nodes >= 0:
+        raise ValueError(f"nodes: got {nodes}, expected a number >= 0 or None")
     if rules.explicit and crews is None:
         raise ValueError("crews: got None, expected how many: the OR-Library form fixes the number")
     if not rules.explicit and crews is not None:
@@ -120,34 +157,35 @@ def _check(rules: CrewRules, mode: str, crews: int | None, time_limit: float | N
         raise TypeError(f"crews: got {crews!r}, expected a whole number")
 
 
-def _within_limit(search: Search, mode: str, predictor: Predictor, time_limit: float | None) -> Columns:
+def _check_effort(kept: float | None, stages: Sequence[int]) -> None:
+    if kept is not None and not kept >= 0:
+        raise ValueError(f"kept: got {kept}, expected arcs a trip >= 0 or None")
+    if not stages or stages[-1] != 0 or min(stages) < 0:
+        raise ValueError(f"stages: got {tuple(stages)}, expected labels a trip, and 0 (all of them) as the last")
+
+
+def _within_limit(search: Search, mode: str, predictor: Predictor, kept: float, stages: Sequence[int]) -> Columns:
     """Column generation for most of the time there is, then the dive."""
-    if time_limit is not None:
-        search.deadline = search.began + GENERATION * time_limit
+    end = search.deadline
+    search.deadline = search.began + GENERATION * (end - search.began)
     pricer, settings = search.pricer, PATIENT
     try:
         if mode == "exact":
-            _exact(search)
+            search.relax(stages=stages)
         elif mode == "optimal":
-            _optimal(search, predictor)
+            _optimal(search, predictor, kept)
         else:
-            pricer, settings = _fast(search, predictor), FAST
+            pricer, settings = _fast(search, predictor, kept), FAST
     except TimeUp:
         search.out_of_time = True
-        if search.solution is None:
+        if search.fractional is None:
             return search.best_effort()
-    if time_limit is not None:
-        search.deadline = search.began + time_limit
+    search.deadline = end
     try:
         return search.finish(pricer, settings)
     except TimeUp:
         search.out_of_time = True
         return search.best_effort()
-
-
-def _exact(search: Search) -> None:
-    master = search.new_master(Columns.of([]))
-    search.lp_value = search.generate(master, search.pricer, phase="full", stages=STAGES, whole=True).value
 
 
 def _reduced(search: Search, predictor: Predictor, per_trip: float) -> Pricer:
@@ -157,38 +195,32 @@ def _reduced(search: Search, predictor: Predictor, per_trip: float) -> Pricer:
         return Pricer(graph.keep(best_arcs(graph, scores, per_trip=per_trip)))
 
 
-def _best(search: Search, pool: Pool, duals: np.ndarray, per_trip: float) -> Columns:
-    columns = pool.columns
-    order = np.argsort(columns.reduced(duals), kind="stable")
-    return columns.take(order[: round(per_trip * search.n)])
-
-
-def _optimal(search: Search, predictor: Predictor) -> None:
-    reduced = _reduced(search, predictor, KEPT["optimal"])
+def _volume(search: Search, reduced: Pricer) -> tuple[Pool, Fractional]:
+    """Columns and prices from the pruned graph, found with the volume algorithm from nothing."""
     pool = Pool()
     pool.add(search.start)
-    average, duals = np.zeros(pool.columns.size), search.first_prices()
-    average, duals = search.volume(pool, average, duals, reduced, rounds=30, labels=8, whole=False)
-    average, duals = search.volume(pool, average, duals, search.pricer, rounds=12, labels=16, whole=True)
-    master = search.new_master(_best(search, pool, duals, PER_TRIP["optimal"]))
-    search.lp_value = search.generate(master, search.pricer, phase="full", stages=LATE_STAGES, whole=True).value
-    search.estimate = None
+    rounds, labels = VOLUME["reduced"]
+    start = Fractional(pool.columns, np.zeros(pool.columns.size), search.first_prices())
+    return pool, search.volume(pool, start, reduced, rounds=rounds, labels=labels, whole=False)
 
 
-def _fast(search: Search, predictor: Predictor) -> Pricer:
-    reduced = _reduced(search, predictor, KEPT["fast"])
-    pool = Pool()
-    pool.add(search.start)
-    average, duals = np.zeros(pool.columns.size), search.first_prices()
-    average, duals = search.volume(pool, average, duals, reduced, rounds=30, labels=8, whole=False)
-    master = search.new_master(_best(search, pool, duals, PER_TRIP["fast"]))
-    search.solution = search.solve_master(master)
-    search.lp_value = search.solution.value
-    search.prove_bound(duals)
+def _optimal(search: Search, predictor: Predictor, kept: float) -> None:
+    pool, start = _volume(search, _reduced(search, predictor, kept))
+    rounds, labels = VOLUME["full"]
+    columns, _, duals = search.volume(pool, start, search.pricer, rounds=rounds, labels=labels, whole=True)
+    best = columns.take(np.argsort(columns.reduced(duals), kind="stable")[: round(RESERVE * search.n)])
+    master = search.new_master(best.take(np.arange(min(best.size, round(FIRST * search.n)))))
+    solution = search.generate(master, search.pricer, phase="full", stages=LATE_STAGES, whole=True, reserve=best)
+    search.lp_value, search.estimate = solution.value, None
+
+
+def _fast(search: Search, predictor: Predictor, kept: float) -> Pricer:
+    reduced = _reduced(search, predictor, kept)
+    _volume(search, reduced)
     return reduced
 
 
-def _prove(search: Search, plan: Columns, seed: int) -> tuple[Columns, bool]:
+def _prove(search: Search, plan: Columns, seed: int, nodes: int | None) -> tuple[Columns, bool]:
     """A better plan, or the proof that there is none; the plan as it was where that would take too long."""
     assert search.solution is not None
     unit, value = search.graph.rules.cost_unit, float(plan.cost.sum())
@@ -197,19 +229,27 @@ def _prove(search: Search, plan: Columns, seed: int) -> tuple[Columns, bool]:
     duals = search.solution.duals
     with search.timed("proof"):
         search.proceed()
-        _, complete = duties_within(search.pricer, duals, value - unit - float(duals.sum()) + 1e-4)
-        if not complete:
-            return plan, False
-        best, proven = settle(
-            lambda gap: duties_within(search.pricer, duals, gap),
-            lambda columns: choose(
-                columns, search.needed, seconds=min(60.0, search.seconds_left()), unit=unit, seed=seed
-            ),
-            plan,
-            bound=float(duals.sum()),
-            unit=unit,
-        )
-    return best or plan, proven
+        best: Columns | None = plan
+        proven = False
+        if duties_within(search.pricer, duals, value - unit - float(duals.sum()) + 1e-4, most=MANY)[1]:
+            best, proven = settle(
+                lambda gap: duties_within(search.pricer, duals, gap),
+                lambda columns: choose(
+                    columns, search.needed, seconds=min(60.0, search.seconds_left()), unit=unit, seed=seed
+                ),
+                plan,
+                bound=float(duals.sum()),
+                unit=unit,
+            )
+    if proven:
+        return best or plan, True
+    tree = Tree(search, best or plan, seed=seed)
+    try:
+        with search.timed("proof"):
+            tree.run((NODES if search.n <= SMALL else 0) if nodes is None else nodes)
+    except (KeyboardInterrupt, TimeUp):
+        search.out_of_time = True
+    return tree.best, tree.proven
 
 
 def _result(search: Search, plan: Columns, mode: str, interrupted: bool, proven: bool) -> CrewPlan:

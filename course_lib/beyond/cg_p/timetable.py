@@ -18,7 +18,7 @@ import numpy as np
 
 from course_lib.beyond.cg_p.gtfs import kilometres, read_gtfs
 from course_lib.beyond.cg_p.network import REACH, Family, choose_depots, draw_network
-from course_lib.beyond.cg_p.orlib import read_csp
+from course_lib.beyond.cg_p.orlib import Csp, read_csp
 
 if TYPE_CHECKING:
     import datetime
@@ -233,12 +233,15 @@ class Timetable:
         return trips
 
     @classmethod
-    def from_orlib_csp(cls, path: str | Path) -> Timetable:
+    def from_orlib_csp(cls, path: str | Path | Csp) -> Timetable:
         """A crew scheduling file of the OR-Library (Beasley and Cao): tasks, a time limit, and what may follow what.
 
         Tasks keep their number as their name ("task 7"). See `orlib.read_csp` for the format and its errors.
+
+        Args:
+            path: the file, or what `orlib.draw_csp` has drawn.
         """
-        csp = read_csp(path)
+        csp = path if isinstance(path, Csp) else read_csp(path)
         n = len(csp.start)
         place = np.argsort(np.lexsort((csp.finish, csp.start)))
         anywhere = np.zeros(n, dtype=np.int64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,7 +77,7 @@ def test_optimal_mode_ends_where_plain_column_generation_does(family):
     for plan in plans.values():
         assert check_plan(plan, table) == []
         assert plan.lower_bound <= plan.cost and all(step.lower_bound <= plan.cost for step in plan.history)
-    assert plans["fast"].lp_value >= plans["exact"].lp_value - 1e-6
+    assert plans["fast"].lp_value is None and plans["fast"].estimate <= plans["fast"].cost
     assert plans["fast"].lower_bound <= math.ceil(2 * plans["exact"].lp_value - 1e-6) / 2
 
 
@@ -110,9 +109,7 @@ def test_more_arcs_never_cost_more():
     values = []
     for per_trip in (0.0, 1.0, 2.0, 4.0, len(graph)):
         search = Search(graph.keep(best_arcs(graph, scores, per_trip=per_trip)))
-        search.prepare()
-        master = search.new_master(Columns.of([]))
-        values.append(search.generate(master, search.pricer, phase="part", stages=STAGES, whole=False).value)
+        values.append(search.relax(stages=STAGES, whole=False).value)
         assert search.bound == -math.inf  # a part of the graph proves nothing
     assert all(a >= b - 1e-6 for a, b in itertools.pairwise(values)) and values[0] > values[-1]
 
@@ -283,7 +280,7 @@ def test_trips_in_no_duty_are_named_and_cost_nothing(mode):
     table = Timetable.of(trips, depots=["A"])
     plan = solve(table, mode=mode)
     assert plan.uncovered == (2, 3) and plan.cost == 650.0 and plan.status in ("optimal", "feasible")
-    assert check_plan(plan, table) == [] and plan.lp_value == pytest.approx(650.0)
+    assert check_plan(plan, table) == [] and (mode == "fast" or plan.lp_value == pytest.approx(650.0))
     assert len(plan.notes) >= 2 and "trip 3" in plan.notes[0]
 
 
@@ -318,91 +315,3 @@ def test_the_master_gives_up_in_time():
     assert master.solve(10.0).value == pytest.approx(6000.0)
     with pytest.raises(TimeUp):
         Search(DutyGraph.of(generated(5)), time_limit=-1.0).proceed()
-
-
-# The OR-Library's form ----------------------------------------------------------------------------------------------
-
-
-def links(path: Path, tasks: int, seed: int, limit: int = 300) -> Timetable:
-    """A random file of the form; about half of the pairs that time allows are transitions."""
-    rng = np.random.default_rng(seed)
-    start = np.sort(rng.integers(0, 900, tasks))
-    finish = start + rng.integers(20, 120, tasks)
-    lines = [f" {tasks} {limit}", *(f" {a} {b}" for a, b in zip(start, finish, strict=True))]
-    for i, j in itertools.combinations(range(tasks), 2):
-        if start[j] > finish[i] and finish[j] - start[i] <= limit and rng.random() < 0.5:
-            lines.append(f" {i + 1} {j + 1} {start[j] - finish[i] + rng.integers(1, 80)}")
-    path.write_text("\n".join(lines) + "\n")
-    return Timetable.from_orlib_csp(path)
-
-
-def paths_of(table: Timetable) -> Columns:
-    """All duties, from the file's numbers alone."""
-    cost = {(int(i), int(j)): float(c) for i, j, c in table.links}
-    rows = []
-
-    def extend(path: list[int], paid: float) -> None:
-        rows.append((tuple(path), paid, 0))
-        for j in range(path[-1] + 1, len(table)):
-            if (path[-1], j) in cost and table.arrival[j] - table.departure[path[0]] <= table.limit:
-                extend([*path, j], paid + cost[path[-1], j])
-
-    for task in range(len(table)):
-        extend([task], 0.0)
-    return Columns.of(rows)
-
-
-def partition(columns: Columns, n: int, crews: int) -> float | None:
-    rows = [LinearConstraint(incidence(columns, n), 1, 1), LinearConstraint(np.ones((1, columns.size)), crews, crews)]
-    result = milp(columns.cost, constraints=rows, integrality=np.ones(columns.size))
-    return result.fun if result.success else None
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_every_number_of_crews_is_proven_optimal(tmp_path, seed):
-    table = links(tmp_path / "csp.txt", 18, seed)
-    columns = paths_of(table)
-    seen = set()
-    for crews in range(1, 19):
-        plan, least = solve(table, crews=crews), partition(columns, 18, crews)
-        assert check_plan(plan, table) == []
-        seen.add(plan.status)
-        if least is None:
-            assert plan.status == "infeasible" and "too few" in plan.notes[0] and not plan.duties
-        else:
-            assert plan.status == "optimal" and plan.cost == pytest.approx(least) and len(plan.duties) == crews
-            assert plan.lp_value <= plan.cost + 1e-6 and plan.lower_bound == plan.cost
-    assert seen == {"infeasible", "optimal"}
-
-
-def test_too_few_and_too_many_crews_are_infeasible_with_the_reason(tmp_path):
-    table = links(tmp_path / "csp.txt", 12, 1)
-    few, many = solve(table, crews=1), solve(table, crews=13)
-    assert few.status == many.status == "infeasible"
-    least = int(few.notes[0].rstrip(".").split()[-1])
-    assert solve(table, crews=least).status == "optimal" and solve(table, crews=least - 1).status == "infeasible"
-    assert "13 crews for 12 tasks" in many.notes[0]
-    for crews in (0, -1):
-        assert solve(table, crews=crews).status == "infeasible"
-
-
-def test_the_or_library_form_wants_its_crews(tmp_path):
-    table = links(tmp_path / "csp.txt", 6, 0)
-    with pytest.raises(ValueError, match="crews: got None"):
-        solve(table)
-    with pytest.raises(TypeError, match=r"crews: got 2\.5"):
-        solve(table, crews=2.5)
-    with pytest.raises(ValueError, match="rules: got"):
-        solve(table, CrewRules(), crews=3)
-
-
-def test_limits_and_ctrl_c_in_the_or_library_form(tmp_path):
-    table = links(tmp_path / "csp.txt", 40, 2)
-
-    def stop(step):
-        raise KeyboardInterrupt
-
-    for arguments in ({"time_limit": 0}, {"progress": stop}):
-        plan = solve(table, crews=30, **arguments)
-        assert plan.status == "interrupted"
-        assert check_plan(plan, table) == [] or not plan.duties
