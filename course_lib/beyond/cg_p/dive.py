@@ -34,9 +34,11 @@ class DiveSettings:
     pool: float  #: columns a small master begins with, per trip
 
 
-#: Chosen on instances of 500 and 1,000 trips (fast: where seconds matter more than the last percent).
+#: Chosen on instances of 500 and 1,000 trips; FAST where seconds matter more than the last percent, AGAIN where it has
+#: cost too much.
 PATIENT = DiveSettings(share=0.15, rounds=3, labels=16, pool=3.0)
 FAST = DiveSettings(share=0.3, rounds=2, labels=8, pool=1.0)
+AGAIN = DiveSettings(share=0.15, rounds=3, labels=8, pool=1.5)
 
 
 class Dive:

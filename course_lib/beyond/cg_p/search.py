@@ -71,6 +71,7 @@ class Search:
         self.solution: Solution | None = None  #: of the master
         self.fractional: Fractional | None = None  #: the newest, also without a master
         self.dive: Dive | None = None
+        self.plan: Columns | None = None  #: the best so far
         self.bound = -math.inf
         self.lp_value: float | None = None
         self.estimate: float | None = None
@@ -290,17 +291,22 @@ class Search:
         return self.fractional or start
 
     def finish(self, pricer: Pricer, settings: DiveSettings) -> Columns:
-        """A plan of whole duties from the newest shares."""
+        """A plan of whole duties from the newest shares; the one of an earlier call if that is cheaper."""
         assert self.fractional is not None
         columns, shares, duals = self.fractional
         with self.timed("dive"):
             self.dive = Dive(
                 pricer, columns, self.needed, penalty=self.penalty, settings=settings, proceed=self.proceed
             )
-            return self.dive.run(shares, duals)
+            found = self.dive.run(shares, duals)
+        if self.plan is None or found.cost.sum() < self.plan.cost.sum():
+            self.plan = found
+        return self.plan
 
     def best_effort(self) -> Columns:
-        """A plan now, from what there is: the rest of a dive, or the columns with the largest shares."""
+        """A plan now: a finished one, the rest of a dive, or the columns with the largest shares."""
+        if self.plan is not None:
+            return self.plan
         if self.dive is not None:
             return self.dive.complete()
         everything = DiveSettings(share=math.inf, rounds=0, labels=1, pool=0)

@@ -22,7 +22,7 @@ import numpy as np
 from course_lib.beyond.cg_p import bounds
 from course_lib.beyond.cg_p.branching import NODES, SMALL, Tree
 from course_lib.beyond.cg_p.columns import Columns, Pool
-from course_lib.beyond.cg_p.dive import FAST, PATIENT
+from course_lib.beyond.cg_p.dive import AGAIN, FAST, PATIENT
 from course_lib.beyond.cg_p.fixed_crews import solve_links
 from course_lib.beyond.cg_p.graph import DutyGraph
 from course_lib.beyond.cg_p.interrupts import held_back
@@ -46,9 +46,11 @@ LATE_STAGES = (64, 0)
 #: Arcs kept a trip on average, by mode.
 KEPT = {"optimal": 5.0, "fast": 3.0}
 #: Rounds of the volume algorithm, and labels kept a trip when pricing: on the pruned graph, then on the full one.
-VOLUME = {"reduced": (30, 8), "full": (30, 16)}
+VOLUME = {"reduced": (60, 8), "full": (30, 16)}
 #: Columns of the volume algorithm with which the linear program begins, per trip, and those held in reserve for it.
 FIRST, RESERVE = 2.0, 6.0
+#: A fast plan that costs more than the estimate by this share of itself is sought once more, with more patience.
+SURPLUS = 0.03
 #: Share of a time limit that column generation may use, before the dive must begin.
 GENERATION = 0.8
 
@@ -182,7 +184,11 @@ def _within_limit(search: Search, mode: str, predictor: Predictor, kept: float, 
             return search.best_effort()
     search.deadline = end
     try:
-        return search.finish(pricer, settings)
+        plan = search.finish(pricer, settings)
+        cost = float(plan.cost.sum())
+        if mode == "fast" and search.estimate is not None and cost - search.estimate > SURPLUS * cost:
+            plan = search.finish(pricer, AGAIN)
+        return plan
     except TimeUp:
         search.out_of_time = True
         return search.best_effort()
