@@ -50,7 +50,7 @@ VOLUME = {"reduced": (60, 8), "full": (30, 16)}
 #: Columns of the volume algorithm with which the linear program begins, per trip, and those held in reserve for it.
 FIRST, RESERVE = 2.0, 6.0
 #: A fast plan that costs more than the estimate by this share of itself is sought once more, with more patience.
-SURPLUS = 0.03
+SURPLUS = 0.05
 #: Share of a time limit that column generation may use, before the dive must begin.
 GENERATION = 0.8
 
@@ -116,21 +116,29 @@ def solve(
         guess = predictor or (default_predictor() if mode != "exact" else ShortGaps())  # loaded before the clock starts
         graph = DutyGraph.of(timetable, rules)
         search = Search(graph, time_limit=time_limit, progress=progress, interrupt=interrupt)
-        plan, interrupted, proven = None, False, False
-        try:
-            search.prepare()
-            if search.needed.any():
-                plan = _within_limit(search, mode, guess, KEPT.get(mode, 0.0) if kept is None else kept, stages)
-                if not search.out_of_time and mode == "fast":
-                    search.prove_bound(rounds=VOLUME["full"][0], labels=VOLUME["full"][1])
-                elif not search.out_of_time:
-                    plan, proven = _prove(search, plan, seed, nodes)
-                interrupted = search.out_of_time
-        except (KeyboardInterrupt, TimeUp):
-            interrupted = True
-        if plan is None:
-            plan = search.best_effort()
-        return _result(search, plan, mode, interrupted, proven)
+        kept = KEPT.get(mode, 0.0) if kept is None else kept
+        return _solve(search, mode, guess, kept=kept, stages=stages, nodes=nodes, seed=seed)
+
+
+def _solve(
+    search: Search, mode: str, guess: Predictor, *, kept: float, stages: Sequence[int], nodes: int | None, seed: int
+) -> CrewPlan:
+    """A plan, then what can be proven of it; the best so far at the time limit or Ctrl-C."""
+    plan, interrupted, proven = None, False, False
+    try:
+        search.prepare()
+        if search.needed.any():
+            plan = _within_limit(search, mode, guess, kept, stages)
+            if not search.out_of_time and mode == "fast":
+                search.prove_bound(rounds=VOLUME["full"][0], labels=VOLUME["full"][1])
+            elif not search.out_of_time:
+                plan, proven = _prove(search, plan, seed, nodes)
+            interrupted = search.out_of_time
+    except (KeyboardInterrupt, TimeUp):
+        interrupted = True
+    if plan is None:
+        plan = search.best_effort()
+    return _result(search, plan, mode, interrupted, proven)
 
 
 @cache
