@@ -31,8 +31,8 @@ class Options:
 
     @property
     def label(self) -> str | None:
-        """What the real data is called in names of files and rows: a folder of images by its own name."""
-        return Path(self.root).stem if self.data == "folder" and self.root else self.data
+        """What the real data is called in names of files and rows: a folder of images, a corpus by its own name."""
+        return Path(self.root).stem if self.data in ("folder", "sentences") and self.root else self.data
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ On the CPU, one thread, three seeds for clips and weights (course_lib.bench.clip
 - frames a second of the video reader beside those of the model;
 - the published networks on one video (course_lib.bench.adafocus_published), and Skip RNN (course_lib.bench.skip_rnn).
 
-On a GPU: the published networks alone.
+On a GPU: the published networks alone. With `--data sentences --root CORPUS`: the readers of sentences alone, on real
+ones (course_lib.bench.sentences).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import measure
-from course_lib.bench import adafocus_published, skip_rnn
+from course_lib.bench import adafocus_published, sentences, skip_rnn
 from course_lib.bench.clips import (
     EPOCHS,
     FRAMES,
@@ -48,6 +49,8 @@ from course_lib.bench.clips import (
 from course_lib.bench.core import Goal, Options, Report, Row
 from course_lib.bench.exits import one_thread, ratios, timed
 
+DATA = ("sentences",)
+
 SEEDS = (0, 1, 2)
 TOLD = (1, 2, 4, 8)  # numbers of frames
 BY_WIDTH: tuple[Widths, ...] = ((16, 32, 64), (24, 48, 96), (32, 64, 128))
@@ -61,6 +64,8 @@ Accuracies = dict[str, list[float]]  # by what reads the clips: after 1, 2, ... 
 
 def run(options: Options) -> Report:
     """Train, compare, time. `options.quick`: one seed, few clips, no goals."""
+    if options.data is not None:
+        return Report("temporal", sentences.compare(options), [])
     rows: list[Row] = []
     goals: list[Goal] = []
     with one_thread():

@@ -76,7 +76,13 @@ from course_lib.plots.measuring import (
     roofline_and_bars,
     warmup_trace,
 )
-from course_lib.plots.recorded import recorded_curves, recorded_networks, recorded_speed, recorded_training
+from course_lib.plots.recorded import (
+    recorded_curves,
+    recorded_networks,
+    recorded_readers,
+    recorded_speed,
+    recorded_training,
+)
 from course_lib.plots.skimming import (
     accuracy_by_work,
     batch_plans,
@@ -199,6 +205,7 @@ __all__ = [
     "recorded_granularity",
     "recorded_language",
     "recorded_networks",
+    "recorded_readers",
     "recorded_skipping",
     "recorded_speed",
     "recorded_training",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from course_lib.plots.style import INK, LINES, MARKERS, ORANGE, PALETTE, SKIPPED, SPENT, VERMILION
 
-__all__ = ["recorded_curves", "recorded_networks", "recorded_speed", "recorded_training"]
+__all__ = ["recorded_curves", "recorded_networks", "recorded_readers", "recorded_speed", "recorded_training"]
 
 Records = Mapping[str, Mapping[str, Any] | None]
 
@@ -164,3 +164,25 @@ _COMPARED = {
 }
 _PLAIN: dict[str, Any] = {"color": PALETTE[0], "marker": MARKERS[0]}
 _QUEUED: dict[str, Any] = {"color": PALETTE[1], "marker": MARKERS[1]}
+
+
+def recorded_readers(record: Mapping[str, Any] | None) -> Figure:
+    """Readers of real sentences: accuracy over the share of words read, and the spread of the seeds.
+
+    Args:
+        record: of `course bench temporal --data sentences`, or None where nothing is recorded yet.
+    """
+    figure, ax = plt.subplots(figsize=(7, 3.6))
+    rows = {row["name"]: row for row in record["rows"]} if record else {}
+    names = [name.removesuffix(": right") for name in rows if name.endswith(": right")]
+    for k, name in enumerate(names):
+        right, read = rows[f"{name}: right"], rows[f"{name}: read"]
+        reach = [[[row["median"] - row["q25"]], [row["q75"] - row["median"]]] for row in (right, read)]
+        style: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "color": PALETTE[k % len(PALETTE)], "ms": 8}
+        ax.errorbar(read["median"], right["median"], reach[0], reach[1], capsize=2, ecolor=INK, label=name, **style)
+    ax.set(xlabel="words read, %", ylabel="right, %", xlim=(0, 105))
+    if names:
+        ax.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        ax.text(50, 0.5, "nothing recorded yet", ha="center", va="center", bbox=_PAPER)
+    return figure

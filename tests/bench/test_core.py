@@ -217,7 +217,7 @@ def test_a_bench_without_data_of_others_refuses_it(fake, capsys):
     assert fake.options is None
 
 
-@pytest.mark.parametrize("name", ["temporal", "sparse-conv", "lasnet"])
+@pytest.mark.parametrize("name", ["sparse-conv", "lasnet", "cg-p"])
 def test_the_benches_of_drawn_data_refuse_other_data(name, capsys):
     with pytest.raises(SystemExit) as exit_:
         bench.run([name, "--device", "cpu", "--data", "folder", "--root", "x"])

@@ -86,3 +86,16 @@ def test_no_curve_without_a_record():
     work, clock = plots.recorded_curves(None).axes
     assert "no recorded run yet" in work.get_title()
     assert sum(len(line.get_xdata()) for line in clock.lines) == 0
+
+
+def test_readers_stand_where_they_were_measured():
+    def about(name: str, median: float) -> dict:
+        return {"name": name, "unit": "%", "median": median, "q25": median - 1, "q75": median + 1, "details": {}}
+
+    rows = [about("read all: right", 73.0), about("read all: read", 100.0)]
+    rows += [about("Skim-RNN: right", 71.0), about("Skim-RNN: read", 20.0), about("Skim-RNN: work", 30.0)]
+    ax = plots.recorded_readers({"rows": rows}).axes[0]
+    assert [bars.get_label() for bars in ax.containers] == ["read all", "Skim-RNN"]
+    spots = [(float(bars[0].get_xdata()[0]), float(bars[0].get_ydata()[0])) for bars in ax.containers]
+    assert spots == [(100.0, 73.0), (20.0, 71.0)]
+    assert "nothing recorded" in plots.recorded_readers(None).axes[0].texts[0].get_text()
