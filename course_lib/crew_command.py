@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -118,7 +119,7 @@ def solve_crew(
 
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
     if isinstance(error, ImportError) and "pip install" not in text:
         text += "; pip install 'course_lib[solver]'"
@@ -135,6 +136,8 @@ def _check_targets(out: Path | None, chart: Path | None) -> None:
             continue
         if target.is_dir():
             raise ValueError(f"{option}: got the folder {target}, expected a file in it")
+        if target.exists() and not stat.S_ISREG(os.lstat(target).st_mode):  # a new file would take the place of it
+            raise ValueError(f"{option}: got {target}, a device or a link, expected an ordinary file")
         if not target.absolute().parent.is_dir():
             raise ValueError(f"{option}: got {target}, but there is no folder {target.parent}")
     if chart is not None and chart.suffix.lower() not in PICTURES:

@@ -216,6 +216,7 @@ def test_too_few_or_too_many_crews_have_no_plan_and_leave_the_last_good_file(tas
         (("--date", DAY, "--crews", "3"), "only the OR-Library form fixes the number of duties"),
         (("--date", DAY, "--time-limit", "-1"), "--time-limit: got -1, expected seconds from 0 up"),
         (("--date", DAY, "--predictor", "network"), "mode exact prunes nothing"),
+        (("--date", DAY, "--seed", "-1"), "seed: got -1, expected a number from 0 up"),
         (("--date", DAY, "--mode", "slow"), "slow"),
         (("--date", DAY, "--out", "no/plan.csv"), "--out: got no/plan.csv, but there is no folder no"),
         (("--date", DAY, "--out", "feed"), "--out: got the folder feed, expected a file in it"),
@@ -243,6 +244,7 @@ def test_what_is_wrong_in_a_line(feed, arguments, message):
         ("max_duty = 9.5", "max_duty: got 9.5, expected whole minutes"),
         ("meal_window = [840, 660]", "meal_window: got (840, 660), expected its begin before its end"),
         ("max_duty", "rules.toml: "),
+        ('same_depot = "no"', "same_depot: got 'no', expected True or False"),
     ],
 )
 def test_rules_that_are_none(feed, tmp_path, text, message):
@@ -270,6 +272,30 @@ def test_files_that_are_neither(tmp_path, name, content, arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--out", "--chart"])
+def test_devices_and_links_are_left_alone(feed, tmp_path, option):
+    (tmp_path / "other.svg").write_text("other")
+    (tmp_path / "link.svg").symlink_to("other.svg")
+    for target in ("link.svg", "/dev/null" if option == "--out" else "link.svg"):
+        result = course(feed, "--date", DAY, option, target)
+        assert result.exit_code == 2
+        assert f"{option}: got {target}, a device or a link" in result.stderr
+    assert (tmp_path / "link.svg").is_symlink()
+
+
+def test_a_zip_that_cannot_be_unpacked(feed, tmp_path):
+    with zipfile.ZipFile("feed.zip", "w") as archive:
+        for file in feed.iterdir():
+            archive.write(file, file.name)
+        place = archive.getinfo("stops.txt").header_offset
+    content = bytearray((tmp_path / "feed.zip").read_bytes())
+    content[place + 60 : place + 90] = b"?" * 30
+    (tmp_path / "feed.zip").write_bytes(content)
+    result = course("feed.zip", "--date", DAY)
+    assert result.exit_code == 2
+    assert "whose stops.txt cannot be unpacked" in result.stderr
 
 
 def test_a_feed_without_a_file(feed):

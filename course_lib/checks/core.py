@@ -202,7 +202,7 @@ class Check:
         got_all = _run_with_limit(answer, self.cases, time_limit)
         if all(got.silent and not want.silent for want, got in zip(expected, got_all, strict=False)):
             returned = not isinstance(got_all[0].value, Raised)
-            return self._not_attempted("It returns nothing (None): is a return missing?" if returned else "")
+            return self._not_attempted("It returned None every time: is a return missing?" if returned else "")
         for case, want, got in zip(self.cases, expected, got_all, strict=False):
             if found := difference(want.value, got.value, self.tolerance):
                 diagnosis = self._diagnose(got_all)

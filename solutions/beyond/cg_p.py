@@ -59,7 +59,7 @@ def duty_cost(trips: Sequence[tuple[int, int]], rules: CrewRules) -> float | Non
 
     Args:
         trips: (departure, arrival) in minutes after midnight, in order; at least one.
-        rules: the limits and prices named above.
+        rules: has the limits and prices named above as fields; no others are asked for.
 
     Under the default rules, two trips of an hour with 20 minutes between them, `[(480, 540),
     (560, 620)]`, cost 480 + 170 = 650.0.
@@ -214,14 +214,14 @@ _ = check.lower_bound(lower_bound)
 #
 # | field | what it is |
 # |---|---|
-# | `cost` | reduced cost so far: fixed cost, less the minute of signing on, less the prices of the trips so far |
+# | `cost` | reduced cost so far: fixed cost, less the minute of signing on, less the prices of the trips so far (a minute costs 1, and that of signing off is added at the end) |
 # | `start` | minute of signing on; the duty must end within `max_duty` minutes of it |
 # | `driving` | minutes driven; `max_driving` at most |
 # | `stretch` | minute at which the present stretch of work began; the next break must come in time |
 # | `fed` | whether no meal is owed any more; who owes one may not sign off in the afternoon |
 # | `number` | tells the labels of one trip apart and means nothing else |
 #
-# Read the third line of `survivors` with two equal labels in mind.
+# Two labels may be equal in the first five. Read the second line of `survivors` with such a pair in mind.
 #
 # ```{admonition} Level 5 of 5 · 45 minutes
 # Few lines, but prove each: if all your comparisons hold, take any rest of a duty that is legal for b, and show that it

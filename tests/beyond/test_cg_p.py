@@ -92,6 +92,17 @@ def test_a_bad_predictor_costs_no_guarantee():
         assert solve(table, mode="optimal", predictor=predictor).lp_value == pytest.approx(expected, rel=1e-6)
 
 
+def test_pricing_in_layers_first_ends_at_the_same_value():
+    table = generated(60, 7)
+    plain = solve(table)
+    for mode in MODES:
+        plan = solve(table, mode=mode, predictor=ShortGaps(), device="cpu")
+        assert check_plan(plan, table) == [] and plan.lower_bound <= plain.cost
+        assert mode == "fast" or plan.lp_value == pytest.approx(plain.lp_value, rel=1e-6)
+    few = [step for step in solve(table, device="cpu").history if step.phase == "full" and not step.exact]
+    assert few  # the first stages were not the exact pricing's
+
+
 def test_bounds_never_pass_the_linear_optimum_and_meet_it_at_the_end():
     plan = solve(generated(100, 4))
     full = [step for step in plan.history if step.phase == "full"]

@@ -346,8 +346,8 @@ def test_a_part_without_a_plan_is_closed():
 
 
 def test_wrong_number_of_nodes():
-    for nodes in (-1, float("nan")):
-        with pytest.raises(ValueError, match="nodes"):
+    for nodes, error in ((-1, ValueError), (float("nan"), TypeError)):
+        with pytest.raises(error, match="nodes"):
             solve(knotty(8, 0), nodes=nodes)
 
 

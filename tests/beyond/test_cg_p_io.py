@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from course_lib.beyond.cg_p import NO_WAY, CrewPlan, CrewRules, Duty, DutyGraph, Timetable, duty_cost
+from course_lib.beyond.cg_p import NO_WAY, CrewPlan, CrewRules, Duty, DutyGraph, Timetable, duty_cost, solve
 
 DAY = "2026-03-02"  # a Monday
 
@@ -274,6 +274,11 @@ def with_times(*rows: str) -> dict[str, str]:
         ({"calendar_dates": "service_id,date,exception_type\nS,2-3-2026,1\n"}, "line 2: got the date '2-3-2026'"),
         ({"calendar_dates": "service_id,date,exception_type\nS,20260302,3\n"}, "line 2: got the exception_type '3'"),
         ({"frequencies": f"{HEADWAYS}out,6:00:00,7:00:00,0\n"}, "line 2: got the headway_secs 0"),
+        ({"frequencies": f"{HEADWAYS}out,7:00:00,6:00:00,600\n"}, "line 2: got the end_time 6:00:00, expected"),
+        ({"frequencies": f"{HEADWAYS}out,7:00:00,9999:00:00,1\n"}, "line 2: got the time '9999:00:00'"),
+        ({"stops": FEED["stops.txt"] + "Other,C1,,50,5,0\n"}, "stops.txt, line 9: got the stop 'C1' again"),
+        ({"routes": "route_id,route_type\nR,2\nB,3\nR,3\n"}, "routes.txt, line 4: got the route 'R' again, of another"),
+        (with_times("out,6:05:00,6:05:00,C1,1", "out,7:04:00,7:04:00,W1,1"), "line 7: got the stop_sequence 1 again"),
     ],
 )  # fmt: skip
 def test_malformed_feeds_name_file_and_line(tmp_path, changed, message):
@@ -291,6 +296,47 @@ def test_files_that_are_no_text_and_no_zip(tmp_path):
         Timetable.from_gtfs(tmp_path / "feed.zip", date=DAY)
     with pytest.raises(FileNotFoundError, match="nothing: there is no such folder or zip file"):
         Timetable.from_gtfs(tmp_path / "nothing", date=DAY)
+
+
+def test_a_zip_that_cannot_be_unpacked(tmp_path):
+    path = pack(tmp_path / "feed.zip")
+    content = bytearray(path.read_bytes())
+    content[60:90] = b"?" * 30
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="feed.zip, whose stops.txt cannot be unpacked"):
+        Timetable.from_gtfs(path, date=DAY)
+
+
+@pytest.mark.parametrize("ends", ["\r\n", "\r", "\n \n,,\n"])
+def test_other_ends_of_lines_blank_lines_and_marks(tmp_path, ends):
+    expected = Timetable.from_gtfs(write(tmp_path / "plain"), date=DAY)
+    for name, text in FEED.items():
+        changed = "\ufeff" + text.removeprefix("\ufeff").replace("\n", ends)
+        (tmp_path / name).write_bytes(changed.encode())
+    assert str(Timetable.from_gtfs(tmp_path, date=DAY)) == str(expected)
+
+
+@pytest.mark.parametrize(("date", "first"), [("9999-12-31", "20260101"), ("0001-01-01", "20260101")])
+def test_a_day_at_the_end_of_the_calendar(tmp_path, date, first):
+    path = write(tmp_path, calendar=with_calendar("1111111", first))
+    with pytest.raises(ValueError, match=f"date: got {date}, on which"):
+        Timetable.from_gtfs(path, date=date)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"depots": 0}, ValueError), ({"depots": -1}, ValueError), ({"depots": True}, ValueError),
+        ({"depots": []}, ValueError), ({"depots": [1]}, TypeError), ({"depots": 1.5}, TypeError),
+        ({"route_types": ["2"]}, TypeError), ({"route_types": None}, TypeError),
+        ({"longest": 0}, ValueError), ({"longest": "a"}, ValueError), ({"deadhead": True}, ValueError),
+        ({"deadhead": {("Central", "Midway"): 3}}, ValueError),
+        ({"deadhead": {("Central", "West, the end"): 12.5}}, TypeError),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind(tmp_path, wrong, error):
+    with pytest.raises(error, match=f"{next(iter(wrong))}: got"):
+        Timetable.from_gtfs(write(tmp_path), date=DAY, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +388,12 @@ def test_tasks_limit_and_listed_transitions(tmp_path):
     assert DutyGraph.of(t).rules == CrewRules.orlib(100)
 
 
+def test_a_file_with_a_byte_order_mark_and_a_negative_cost(tmp_path):
+    t = Timetable.from_orlib_csp(csp(tmp_path, "\ufeff2 100\n0 40\n50 90\n1 2 -15\n"))
+    plan = solve(t, crews=1)
+    assert (plan.status, plan.cost) == ("optimal", -15.0) and "(gap 0.00%)" in plan.summary()
+
+
 def test_tasks_in_any_order_keep_their_numbers(tmp_path):
     t = Timetable.from_orlib_csp(csp(tmp_path, "3 100\n50 90\n0 40\n0 30\n2 1 7\n3 1 8\n"))
     assert t.names == ("task 3", "task 2", "task 1")
@@ -370,6 +422,7 @@ def test_a_file_cut_between_two_transitions_is_a_whole_file(tmp_path):
         (CSP + "2 3 1", "csp4.txt, line 10: got the transition 2 3, expected one to a task that begins later"),
         (CSP + "1 2 15", "csp4.txt, line 10: got the transition 1 2 again, expected it once"),
         (CSP + "1 4 1.5", "csp4.txt, line 10: got '1 4 1.5', expected whole numbers"),
+        (CSP + f"1 4 {10**20}", "csp4.txt, line 10: got .*, expected numbers up to 1,000,000,000"),
     ],
 )
 def test_broken_orlib_files_name_file_and_line(tmp_path, text, message):

@@ -12,7 +12,7 @@ from course_lib.beyond.cg_p import labelling as readable
 from course_lib.beyond.cg_p.columns import Columns, Pool
 from course_lib.beyond.cg_p.labelling import Flat, Label
 from course_lib.beyond.cg_p.pricing import Pricer
-from course_lib.beyond.cg_p.pricing_torch import price_layered
+from course_lib.beyond.cg_p.pricing_torch import LayeredPricer
 
 compiled = pytest.importorskip("course_lib.beyond.cg_p.labelling_numba", reason="numba is not installed")
 ENGINES = pytest.mark.parametrize("engine", [readable, compiled], ids=["readable", "compiled"])
@@ -203,7 +203,7 @@ def test_layered_pricing_finds_legal_duties_and_with_room_enough_the_best(labels
     graph = generated(60, seed=6)
     duals = 0.7 * duals_for(graph)
     exact = Pricer(graph).price(duals)
-    found = price_layered(graph, duals, labels=labels)
+    found = LayeredPricer(graph).price(duals, labels=labels)
     columns = found.columns
     assert columns.size and columns.reduced(duals).min() == pytest.approx(found.least)
     assert found.least >= exact.least - 1e-6

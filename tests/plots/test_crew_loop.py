@@ -112,8 +112,8 @@ def test_duels_are_drawn_in_percent():
     assert figure.axes[0].get_legend().get_texts()[1].get_text() == "two hubs"
 
 
-def row(name: str, median: float) -> dict[str, Any]:
-    return {"name": name, "unit": "%", "median": median, "q25": median - 0.5, "q75": median + 0.5, "details": {}}
+def row(name: str, median: float, **details: Any) -> dict[str, Any]:
+    return {"name": name, "unit": "%", "median": median, "q25": median - 0.5, "q75": median + 0.5, "details": details}
 
 
 def test_a_record_is_drawn_and_a_missing_one_says_so():
@@ -123,13 +123,16 @@ def test_a_record_is_drawn_and_a_missing_one_says_so():
         row("500 trips: fast, network, % of plain", 6.0),
         row("500 trips: fast, network, gap", 2.0),
         row("1000 trips: fast, network, % of plain", 2.0),  # its gap is not recorded: no point
-        *(row(f"500 trips, {share} % kept: network, gap", 100 / share) for share in (8, 15, 30)),
+        *(  # two shares asked for, of which the arcs that every trip keeps are more
+            row(f"500 trips, {share} % kept: network, gap", 100 / share, share=share, kept=[kept, kept + 1.0, 99.0])
+            for share, kept in ((2, 7.0), (8, 9.5), (30, 30.0))
+        ),
     ]
     left, right = plots.recorded_crews({"rows": rows}).axes
     assert [line.get_xydata().tolist() for line in left.lines[:2]] == [[[60.0, 0.8]], [[6.0, 2.0]]]
     names = [text.get_text() for text in left.get_legend().get_texts()]
     assert names == ["a  optimal", "c  fast, network", "500 trips"]
     assert [text.get_text() for text in left.texts] == ["a", "c"]
-    assert right.lines[0].get_xdata().tolist() == [8, 15, 30]
+    assert right.lines[0].get_xydata().tolist() == [[8.0, 50.0], [10.5, 12.5], [31.0, 100 / 30]]
     for ax in plots.recorded_crews(None).axes:
         assert [text.get_text() for text in ax.texts] == ["nothing recorded yet"]

@@ -61,6 +61,10 @@ class Network(NamedTuple):
     ends: Ends
 
 
+#: Of costs in whole numbers; prices such as a third have no unit of their own.
+FINEST = 1e-6
+
+
 class Taken(NamedTuple):
     """A solver's answer: which of the arcs, starts and ends are taken; None without a plan."""
 
@@ -89,7 +93,8 @@ def cp_sat(network: Network, alone: list[tuple[int, int]], seconds: float, seed:
     """The best choice that CP-SAT finds; `alone` are the (trip, depot) of duties to begin with."""
     from ortools.sat.python import cp_model
 
-    unit = network.rules.cost_unit or 1.0
+    exact = network.rules.cost_unit or 1.0
+    unit = max(exact, FINEST)
     model = cp_model.CpModel()
     groups = (network.arcs, network.starts, network.ends)
     arcs, starts, ends = taken = [[model.new_bool_var("") for _ in group.cost] for group in groups]
@@ -108,6 +113,8 @@ def cp_sat(network: Network, alone: list[tuple[int, int]], seconds: float, seed:
     if status == cp_model.INFEASIBLE:
         return Taken(None, math.inf)
     bound = unit * solver.best_objective_bound
+    if unit > exact:  # a plan has an arc, a start and an end for each node at most, each rounded
+        bound -= 1.5 * unit * len(network.needed)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Taken(None, bound)
     return Taken(tuple(np.array([solver.boolean_value(v) for v in x], dtype=bool) for x in taken), bound)  # type: ignore[arg-type]

@@ -86,5 +86,7 @@ def round_up(bound: float, unit: float) -> float:
     >>> round_up(974.2, 0.5), round_up(975.0000000001, 0.5)
     (974.5, 975.0)
     """
+    if not math.isfinite(bound):
+        return bound
     tolerance = 1e-6 + 1e-9 * abs(bound / unit)
-    return math.ceil(bound / unit - tolerance) * unit if math.isfinite(bound) else bound
+    return math.ceil(bound / unit - tolerance) * unit if tolerance < 0.5 else bound  # a unit finer than rounding errors

@@ -304,7 +304,7 @@ class Tree:
 
     def _bound(self, duals: NDArray[np.float64], pricing: Pricing) -> float:
         """What a node's plans cost at least, if they are better than the best."""
-        least_cost = self.search.graph.rules.least_cost
+        least_cost = self.search.least_cost
         crews = self.cost / max(least_cost, 1e-9)
         return max(
             bounds.farley(duals, pricing.least, least_cost, exact=pricing.exact),

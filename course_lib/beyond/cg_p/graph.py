@@ -48,7 +48,7 @@ class DutyGraph:
         """Every connection the rules allow; `rules=None` are the defaults, or those of the OR-Library file.
 
         Where duties may end at another depot than they began at (`same_depot=False`), D is 1: the nearest depot of each
-        trip stands for all.
+        trip stands for all. So it is where there is no depot, and then no trip has a way to it.
 
         Raises:
             ValueError: a timetable that lists its transitions without the rules of that form, or the other way round.
@@ -112,7 +112,7 @@ class DutyGraph:
 
     def unused_depots(self) -> tuple[str, ...]:
         """The depots at which no duty can begin or none can end, by name."""
-        if not self.rules.same_depot or self.rules.explicit:
+        if not self.rules.same_depot or self.rules.explicit or not self.timetable.depots:
             return ()
         dead: NDArray[np.bool_] = np.all(self.sources >= NO_WAY, axis=1) | np.all(self.sinks >= NO_WAY, axis=1)
         return tuple(self.timetable.stations[d] for d, idle in zip(self.timetable.depots, dead, strict=True) if idle)
@@ -166,7 +166,7 @@ def _ends(timetable: Timetable, rules: CrewRules) -> tuple[NDArray[np.int64], ND
     depots = np.array(timetable.depots, dtype=np.int64)
     sources = timetable.deadhead[depots[:, None], timetable.origin]
     sinks = timetable.deadhead[timetable.destination[:, None], depots].T
-    if not rules.same_depot:
+    if not rules.same_depot or not len(depots):
         sources, sinks = (ends.min(0, keepdims=True, initial=NO_WAY) for ends in (sources, sinks))
     return tuple(_frozen(np.where(ends <= rules.max_deadhead, ends, NO_WAY)) for ends in (sources, sinks))  # type: ignore[return-value]
 

@@ -8,9 +8,11 @@ import difflib
 import io
 import itertools
 import math
+import numbers
 import zipfile
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,9 @@ from typing import TextIO
 
 #: Days named where the one asked for has no service.
 NEAREST = 5
+#: Hours of a time; a train under way for longer is a misprint.
+LATEST = 999
+LAST_DAY = datetime.date.max.toordinal()
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -67,14 +72,19 @@ def read_gtfs(
 
     Raises:
         FileNotFoundError: no such path, or a file the day cannot be known without.
-        TypeError: one name or number in place of a list.
+        TypeError: one name or number in place of a list, or a list of something else.
         ValueError: no service, or no trip of these types, on the date; a malformed time or number, naming file and
             line; a missing column; a reference to something that is not there; a zip with paths outside itself.
     """
     day = _parse_date(date)
-    for what, given in (("route_types", route_types), ("relief", relief)):
-        if isinstance(given, (str, int)):
-            raise TypeError(f"{what}: got {given!r}, expected a list")
+    for what, given, kind, kinds in (
+        ("route_types", route_types, numbers.Integral, "whole numbers"), ("relief", relief, str, "names or stop ids"),
+        ("depots", also, str, "names or stop ids"),
+    ):  # fmt: skip
+        if isinstance(given, str) or not isinstance(given, Iterable) or not all(isinstance(one, kind) for one in given):
+            raise TypeError(f"{what}: got {given!r}, expected a list of {kinds}")
+    if longest is not None and not (isinstance(longest, numbers.Integral) and longest >= 1):
+        raise ValueError(f"longest: got {longest!r}, expected whole minutes from 1 up, or None")
     with _opened(path) as feed:
         trips = _trips(feed, _services(feed, day), set(route_types), day)
         headways = _headways(feed, trips) if feed.has("frequencies.txt") else {}
@@ -125,7 +135,7 @@ class _Feed:
                     raise ValueError(f"{name}, line 1: got no column {missing[0]}, expected {', '.join(columns)}")
                 places = [header.index(column) if column in header else -1 for column in (*columns, *optional)]
                 for row in reader:
-                    if row:
+                    if any(map(str.strip, row)):
                         yield (
                             f"{name}, line {reader.line_num}",
                             [row[k].strip() if 0 <= k < len(row) else "" for k in places],
@@ -139,9 +149,12 @@ class _Feed:
         if self._archive is None:
             with open(self.path / member, encoding="utf-8-sig", newline="") as text:
                 yield text
-        else:
+            return
+        try:
             with self._archive.open(member) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
                 yield text
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: it wants a password
+            raise ValueError(f"path: got {self.path}, whose {name} cannot be unpacked ({error})") from error
 
 
 @contextmanager
@@ -190,9 +203,10 @@ def _day(where: str, text: str) -> datetime.date:
 def _seconds(where: str, text: str) -> int:
     """H:MM:SS after midnight of the service day; hours go past 24."""
     parts = text.split(":")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts) or max(map(int, parts[1:])) > 59:
+    whole = len(parts) == 3 and all(part.isascii() and part.isdigit() for part in parts)
+    hours, minutes, seconds = map(int, parts) if whole else (0, 60, 60)
+    if hours > LATEST or max(minutes, seconds) > 59:
         raise ValueError(f"{where}: got the time {text!r}, expected H:MM:SS")
-    hours, minutes, seconds = map(int, parts)
     return 3600 * hours + 60 * minutes + seconds
 
 
@@ -235,12 +249,12 @@ def _services(feed: _Feed, day: datetime.date) -> set[str]:
 def _days_with_service(feed: _Feed, day: datetime.date) -> set[datetime.date]:
     """Within a year of a day."""
     running: dict[datetime.date, set[str]] = defaultdict(set)
-    year = datetime.timedelta(days=366)
+    begin, stop = (datetime.date.fromordinal(min(max(1, day.toordinal() + days), LAST_DAY)) for days in (-366, 366))
     if feed.has("calendar.txt"):
         for where, (service, start, end, *runs) in feed.rows(
             "calendar.txt", "service_id", "start_date", "end_date", *DAYS
         ):
-            first, last = max(_day(where, start), day - year), min(_day(where, end), day + year)
+            first, last = max(_day(where, start), begin), min(_day(where, end), stop)
             for k in range((last - first).days + 1):
                 other = first + datetime.timedelta(days=k)
                 if runs[other.weekday()] == "1":
@@ -254,9 +268,10 @@ def _days_with_service(feed: _Feed, day: datetime.date) -> set[datetime.date]:
 
 def _trips(feed: _Feed, services: set[str], route_types: set[int], day: datetime.date) -> set[str]:
     """Trip ids of the services and route types."""
-    types = {}
+    types: dict[str, int] = {}
     for where, (route, kind) in feed.rows("routes.txt", "route_id", "route_type"):
-        types[route] = _number(where, "route_type", kind)
+        if types.setdefault(route, _number(where, "route_type", kind)) != int(kind):
+            raise ValueError(f"{where}: got the route {route!r} again, of another type, expected it once")
     chosen, others = set(), Counter[int]()
     for where, (route, service, trip) in feed.rows("trips.txt", "route_id", "service_id", "trip_id"):
         if service not in services:
@@ -284,7 +299,9 @@ def _headways(feed: _Feed, trips: set[str]) -> dict[str, list[int]]:
         if trip in trips:
             if (step := _number(where, "headway_secs", every)) < 1:
                 raise ValueError(f"{where}: got the headway_secs {step}, expected 1 or more")
-            starts[trip] += range(_seconds(where, start), _seconds(where, end), step)
+            if not (times := range(_seconds(where, start), _seconds(where, end), step)):
+                raise ValueError(f"{where}: got the end_time {end}, expected one after the start_time, {start}")
+            starts[trip] += times
     return starts
 
 
@@ -297,10 +314,12 @@ class _Stop:
 
 def _stops(feed: _Feed) -> dict[str, _Stop]:
     """All stops by id, each with the station at the top of its chain of parents."""
-    rows = {}
+    rows: dict[str, tuple[str, ...]] = {}
     for where, (stop, *rest) in feed.rows(
         "stops.txt", "stop_id", optional=("stop_name", "stop_lat", "stop_lon", "parent_station")
     ):
+        if stop in rows and rows[stop][1:] != (*rest,):
+            raise ValueError(f"{where}: got the stop {stop!r} again, expected it once")
         rows[stop] = (where, *rest)
     stops = {}
     for stop, (where, name, lat, lon, parent) in rows.items():
@@ -339,7 +358,7 @@ class _Call:
 
 def _calls(feed: _Feed, trips: set[str], stops: dict[str, _Stop]) -> dict[str, list[_Call]]:
     """The calls of each trip in their order."""
-    calls: dict[str, list[_Call]] = {trip: [] for trip in trips}
+    calls: dict[str, list[_Call]] = {trip: [] for trip in sorted(trips)}
     untimed: dict[str, list[tuple[int, str]]] = {trip: [] for trip in trips}
     for where, (trip, stop, sequence, *times) in feed.rows(
         "stop_times.txt", "trip_id", "stop_id", "stop_sequence", "arrival_time", "departure_time"
@@ -366,6 +385,9 @@ def _check_calls(trip: str, timed: list[_Call], untimed: list[tuple[int, str]]) 
             raise ValueError(f"{where}: got no time, expected one at the first and the last stop of a trip")
     if len(timed) < 2:
         raise ValueError(f"stop_times.txt: got {len(timed)} stops of the trip {trip!r}, expected two or more")
+    for before, call in itertools.pairwise(timed):
+        if call.sequence == before.sequence:
+            raise ValueError(f"{call.where}: got the stop_sequence {call.sequence} again, expected it once in a trip")
     latest = 0
     for call in timed:
         if not latest <= call.arrival <= call.departure:

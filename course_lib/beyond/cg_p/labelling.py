@@ -64,9 +64,12 @@ class Flat(NamedTuple):
         """The graph as depot number `depot` sees it."""
         rules, table = graph.rules, graph.timetable
         meal_from, meal_to = rules.meal_window or (-NO_WAY, NO_WAY)
-        first = int(table.departure.min(initial=0))
+        first = int(table.departure[0]) // DEADLINE_STEP * DEADLINE_STEP if len(table) else 0
+        # Limits that no duty can reach would only make `completion` larger.
+        day = int(table.arrival.max(initial=first)) - first
+        max_duty = min(rules.max_duty, rules.sign_on + rules.sign_off + 2 * rules.max_deadhead + day)
         deadline = -(-(table.arrival + rules.sign_off - first) // DEADLINE_STEP)
-        last = -(-(table.departure - rules.sign_on + rules.max_duty - first) // DEADLINE_STEP)
+        last = -(-(table.departure - rules.sign_on + max_duty - first) // DEADLINE_STEP)
         small = {
             name: array.astype(np.int32)
             for name, array in {
@@ -90,8 +93,8 @@ class Flat(NamedTuple):
             cost=graph.cost.copy(),
             sign_on=rules.sign_on,
             sign_off=rules.sign_off,
-            max_duty=rules.max_duty,
-            max_driving=rules.max_driving,
+            max_duty=max_duty,
+            max_driving=min(rules.max_driving, max_duty),
             max_stretch=rules.max_stretch,
             meal_from=meal_from,
             meal_to=meal_to,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -47,7 +48,7 @@ def draw_network(trips: int, *, stations: int, depots: int, family: Family, seed
     Raises:
         ValueError: no trips are fine, but fewer are not; too few stations for the family; depots not in 1..stations.
     """
-    _check_sizes(trips, stations, depots, family)
+    _check_sizes(trips, stations, depots, family, seed)
     rng = np.random.default_rng(seed)
     edges = _plan(family, stations, rng)
     kilometres, hops = _distances(stations, edges)
@@ -75,9 +76,14 @@ def draw_network(trips: int, *, stations: int, depots: int, family: Family, seed
     return Network(origin, destination, departure, arrival, tuple(names), tuple(sorted(chosen)), deadhead)
 
 
-def _check_sizes(trips: int, stations: int, depots: int, family: Family) -> None:
+def _check_sizes(trips: int, stations: int, depots: int, family: Family, seed: int) -> None:
     if family not in get_args(Family):
         raise ValueError(f"family: got {family!r}, expected one of {', '.join(get_args(Family))}")
+    for name, given in (("trips", trips), ("stations", stations), ("depots", depots), ("seed", seed)):
+        if not isinstance(given, numbers.Integral) or isinstance(given, bool):
+            raise TypeError(f"{name}: got {given!r}, expected a whole number")
+    if seed < 0:
+        raise ValueError(f"seed: got {seed}, expected 0 or more")
     if trips < 0:
         raise ValueError(f"trips: got {trips}, expected 0 or more")
     if stations < FEWEST_STATIONS[family]:

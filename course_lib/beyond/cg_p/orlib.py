@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: Of the numbers in a file.
+LARGEST = 10**9
 #: Of what `draw_csp` draws: the minutes in which tasks begin, and how long the shortest and the longest last.
 DAY, SHORTEST, LONGEST = 1150, 20, 260
 #: Share of the transitions that time and limit allow which are listed.
@@ -66,12 +68,15 @@ def read_csp(path: str | Path) -> Csp:
 
 def _numbers(path: Path) -> Iterator[tuple[int, list[int]]]:
     """Line number and whole numbers of each line that is not blank."""
-    for line, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for line, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if text.split():
             try:
-                yield line, [int(word) for word in text.split()]
+                numbers = [int(word) for word in text.split()]
             except ValueError as error:
                 raise ValueError(f"{path}, line {line}: got {text.strip()!r}, expected whole numbers") from error
+            if max(map(abs, numbers)) > LARGEST:
+                raise ValueError(f"{path}, line {line}: got {text.strip()!r}, expected numbers up to {LARGEST:,}")
+            yield line, numbers
 
 
 def _task(path: Path, line: int, row: list[int]) -> tuple[int, int]:

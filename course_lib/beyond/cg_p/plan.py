@@ -73,7 +73,7 @@ class CrewPlan:
             raise ValueError(f"status: got {self.status!r}, expected one of {', '.join(get_args(Status))}")
 
     def __repr__(self) -> str:
-        gap = "" if math.isnan(self.gap) else f", gap {self.gap:.2%}"
+        gap = "" if math.isnan(self.gap) else f", gap {self.gap + 0.0:.2%}"
         missing = f", {len(self.uncovered)} uncovered" if self.uncovered else ""
         return f"CrewPlan({self.status}, {_count(self.duties)}, cost {self.cost:,.1f}{gap}{missing})"
 
@@ -197,7 +197,7 @@ def _number(value: float) -> str:
 
 
 def _gap(gap: float) -> str:
-    return "" if math.isnan(gap) else f"  (gap {gap:.2%})"
+    return "" if math.isnan(gap) else f"  (gap {gap + 0.0:.2%})"
 
 
 def _passengers(rides: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -52,11 +52,27 @@ class Pricing:
     extensions: int
 
 
-class Pricer:
-    """The labelling of one graph, depot by depot."""
+class HeuristicPricer(Protocol):
+    """Finds duties with a fixed number of labels a trip, as `pricing_torch.LayeredPricer` does."""
 
-    def __init__(self, graph: DutyGraph, *, labelling: ModuleType | None = None) -> None:
-        self.graph = graph
+    def price(self, duals: NDArray[np.float64], *, labels: int, threshold: float, most: int, per_trip: int) -> Pricing:
+        """As `Pricer.price`, never exact."""
+        ...
+
+
+class Pricer:
+    """The labelling of one graph, depot by depot.
+
+    Args:
+        graph: of n trips.
+        labelling: the readable module or the compiled one; None for the faster one there is.
+        heuristic: who looks with few labels, for instance on a GPU; None for the labelling, whose exact pricing is.
+    """
+
+    def __init__(
+        self, graph: DutyGraph, *, labelling: ModuleType | None = None, heuristic: HeuristicPricer | None = None
+    ) -> None:
+        self.graph, self.heuristic = graph, heuristic
         self.labelling = labelling or engine()
         self.flats = [Flat.of(graph, depot) for depot in range(len(graph.sources))]
 
@@ -80,6 +96,9 @@ class Pricer:
             per_trip: columns of one pricing that may cover the same trip.
             proceed: called between two depots; may raise to stop.
         """
+        if self.heuristic is not None and cap:
+            proceed()
+            return self.heuristic.price(duals, labels=cap, threshold=threshold, most=most, per_trip=per_trip)
         n = len(self.graph.timetable)
         best, chosen = np.full((len(self.flats), n), np.inf), np.zeros((len(self.flats), n), dtype=np.int64)
         through, results, costs = np.full(n, min(threshold, 0.0)), [], []

@@ -61,56 +61,71 @@ class _Arrays:
         self.sinks = on(np.where(graph.sinks >= NO_WAY, np.inf, graph.sinks))
 
 
-def price_layered(
-    graph: DutyGraph,
-    duals: NDArray[np.float64],
-    *,
-    labels: int = 8,
-    most: int = 150,
-    per_trip: int = 10,
-    device: torch.device | str = "cpu",
-) -> Pricing:
-    """Duties of negative reduced cost, found with a fixed number of labels a trip and depot.
+class LayeredPricer:
+    """The heuristic pricing of one graph on one device.
 
     Args:
         graph: of n trips and D depots.
-        duals: (n,).
-        labels: K, kept for each trip and depot.
-        most, per_trip: as in `Pricer.price`.
         device: to compute on.
-
-    Returns:
-        A `Pricing` that is never `exact`.
     """
-    n, depots = len(graph.timetable), len(graph.sources)
-    arrays, price = _Arrays(graph, torch.device(device)), torch.as_tensor(duals, device=device, dtype=torch.float64)
-    table = torch.full((n, depots, labels, 7), torch.inf, device=device, dtype=torch.float64)
-    for group in layers(graph):
-        table[group[0] : group[-1] + 1] = _extend_layer(graph, arrays, table, group, price, labels)
-    reduced, true = _home(graph, arrays, table)
-    flat = reduced.reshape(n, -1)
-    best, where = flat.min(1) if n else (flat.sum(1), flat.sum(1).long())
-    values, slots = best.cpu().numpy(), where.cpu().numpy()
-    parent, costs = table[..., PARENT].reshape(n, -1).cpu().numpy(), true.reshape(n, -1).cpu().numpy()
 
-    order = np.argsort(values, kind="stable")
-    order = order[values[order] < -WORTHWHILE]
-    # Number all labels; a parent is kept as trip * K + slot, of the same depot.
-    trip, depot = np.divmod(np.arange(n * depots * labels), depots * labels)
-    before, depot = np.where(np.isfinite(parent), parent, -1.0).ravel().astype(np.int64), depot // labels
-    before = np.where(before < 0, -1, before // labels * depots * labels + depot * labels + before % labels)
-    ends = order * depots * labels + slots[order]
-    first, trips = trace(trip, before, ends)
-    found = Columns(first, trips, costs.ravel()[ends], depot[ends].astype(np.int32))
-    return Pricing(
-        columns=spread(found, n, most=most, per_trip=per_trip),
-        least=float(values[order[0]]) if len(order) else 0.0,
-        through=np.full(n, -np.inf),
-        exact=False,
-        truncated=0,
-        labels=int(torch.isfinite(table[..., COST]).sum()),
-        extensions=len(graph) * depots * labels,
-    )
+    def __init__(self, graph: DutyGraph, device: torch.device | str = "cpu") -> None:
+        self.graph, self.arrays = graph, _Arrays(graph, torch.device(device))
+        self.groups = layers(graph)
+
+    def price(
+        self,
+        duals: NDArray[np.float64],
+        *,
+        labels: int = 8,
+        threshold: float = -WORTHWHILE,
+        most: int = 150,
+        per_trip: int = 10,
+    ) -> Pricing:
+        """Duties with reduced cost below `threshold`, found with a fixed number of labels a trip and depot.
+
+        Args:
+            duals: (n,).
+            labels: K, kept for each trip and depot.
+            threshold, most, per_trip: as in `Pricer.price`.
+
+        Returns:
+            A `Pricing` that is never `exact`.
+        """
+        graph, arrays = self.graph, self.arrays
+        n, depots, device = len(graph.timetable), len(graph.sources), arrays.departure.device
+        price = torch.as_tensor(duals, device=device, dtype=torch.float64)
+        table = torch.full((n, depots, labels, 7), torch.inf, device=device, dtype=torch.float64)
+        for group in self.groups:
+            table[group[0] : group[-1] + 1] = _extend_layer(graph, arrays, table, group, price, labels)
+        reduced, true = _home(graph, arrays, table)
+        flat = reduced.reshape(n, -1)
+        best, where = flat.min(1) if n else (flat.sum(1), flat.sum(1).long())
+        values, slots = best.cpu().numpy(), where.cpu().numpy()
+        order = np.argsort(values, kind="stable")
+        order = order[values[order] < threshold]
+        ends = order * depots * labels + slots[order]
+        found = self._duties(table, true.ravel().cpu().numpy(), ends)
+        return Pricing(
+            columns=spread(found, n, most=most, per_trip=per_trip),
+            least=float(values[order[0]]) if len(order) else min(threshold, 0.0),
+            through=np.full(n, -np.inf),
+            exact=False,
+            truncated=0,
+            labels=int(torch.isfinite(table[..., COST]).sum()),
+            extensions=len(graph) * depots * labels,
+        )
+
+    def _duties(self, table: Tensor, costs: NDArray[np.float64], ends: NDArray[np.int64]) -> Columns:
+        """The duties that end with some labels, which are numbered through all trips, depots and slots."""
+        n, depots, labels = table.shape[:3]
+        parent = table[..., PARENT].ravel().cpu().numpy()
+        trip, place = np.divmod(np.arange(n * depots * labels), depots * labels)
+        depot = place // labels
+        before = np.where(np.isfinite(parent), parent, -1.0).astype(np.int64)  # trip * K + slot, of the same depot
+        before = np.where(before < 0, -1, before // labels * depots * labels + depot * labels + before % labels)
+        first, trips = trace(trip, before, ends)
+        return Columns(first, trips, costs[ends], depot[ends].astype(np.int32))
 
 
 def _extend_layer(

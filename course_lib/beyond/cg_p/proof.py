@@ -198,7 +198,7 @@ def _cp_sat(
         _ = model.add_exactly_one(literals) if crews is not None else model.add_bool_or(literals)
     if crews is not None:
         model.add(sum(x) == crews)
-    costs = np.rint(columns.cost / unit).astype(np.int64).tolist()
+    costs = np.rint(columns.cost / max(unit, 1e-9)).astype(np.int64).tolist()
     model.minimize(sum(cost * v for cost, v in zip(costs, x, strict=True)))
     taken = set(hint)
     for c in range(columns.size) if hint else ():

@@ -72,7 +72,8 @@ def best_arcs(graph: DutyGraph, scores: NDArray[np.floating], *, per_trip: float
             f"expected a number for each of {len(graph)} arcs"
         )
     kept = np.zeros(len(graph), dtype=bool)
-    kept[np.argsort(-values, kind="stable")[: round(per_trip * len(graph.timetable))]] = True
+    count = min(per_trip * len(graph.timetable), len(graph)) if len(graph) else 0
+    kept[np.argsort(-values, kind="stable")[: round(count)]] = True
     for end in (graph.tail, graph.head):
         order = np.lexsort((-values, end))
         first = np.searchsorted(end[order], end[order])

@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
-from course_lib.beyond.cg_p.timetable import NO_WAY, Timetable, clock
+import numpy as np
+
+from course_lib.beyond.cg_p.timetable import NO_WAY, Timetable, clock, is_whole
+
+#: What the fields of the rules are kept as, whatever kind of number they were given as.
+PLAIN = {"int": int, "float": float, "bool": bool}
+#: Prices that a search to six places can tell apart: the dearest is between these.
+CHEAP, DEAR = 1e-3, 1e9
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class CrewRules:
 
     Raises:
         TypeError: a limit that is no whole number. ValueError: rules that contradict themselves, so that no duty, no
-            connection, no break or no meal could ever be legal; a negative limit or price.
+            connection, no break or no meal could ever be legal; a negative limit or price; prices in a unit of money so
+            large or small that rounding would hide them.
 
     >>> CrewRules().least_cost
     510.0
@@ -48,6 +56,11 @@ class CrewRules:
 
     def __post_init__(self) -> None:
         _check(self)
+        for item in fields(self):
+            if item.type in PLAIN:
+                object.__setattr__(self, item.name, PLAIN[item.type](getattr(self, item.name)))
+        if self.meal_window is not None:
+            object.__setattr__(self, "meal_window", tuple(map(int, self.meal_window)))
 
     @classmethod
     def orlib(cls, limit: int) -> CrewRules:
@@ -83,8 +96,13 @@ def rules_for(timetable: Timetable, rules: CrewRules | None = None) -> CrewRules
     """The rules a timetable is planned under: those given, else those of its OR-Library file, else the defaults.
 
     Raises:
+        TypeError: something that is no timetable, or no rules.
         ValueError: a timetable that lists its transitions without the rules of that form, or these without such a list.
     """
+    if not isinstance(timetable, Timetable):
+        raise TypeError(f"timetable: got {timetable!r}, expected a Timetable, such as Timetable.of makes")
+    if not isinstance(rules, CrewRules | None):
+        raise TypeError(f"rules: got {rules!r}, expected CrewRules(...) or None")
     if rules is None:
         return CrewRules() if timetable.limit is None else CrewRules.orlib(timetable.limit)
     if rules.explicit and timetable.links is None:
@@ -238,12 +256,16 @@ def _walk_links(trips: Sequence[int], timetable: Timetable, rules: CrewRules) ->
 def _check(rules: CrewRules) -> None:
     for item in fields(rules):
         value = getattr(rules, item.name)
-        if item.type == "int" and not (isinstance(value, numbers.Integral) and not isinstance(value, bool)):
+        if item.type == "int" and not is_whole(value):
             raise TypeError(f"{item.name}: got {value!r}, expected whole minutes")
-        if item.type == "float" and not isinstance(value, numbers.Real):
+        if item.type == "float" and not (isinstance(value, numbers.Real) and not isinstance(value, bool)):
             raise TypeError(f"{item.name}: got {value!r}, expected a number")
+        if item.type == "bool" and not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{item.name}: got {value!r}, expected True or False")
         if item.type in ("int", "float") and not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{item.name}: got {value!r}, expected a number from 0 up")
+        if item.type == "int" and value >= NO_WAY:
+            raise ValueError(f"{item.name}: got {value!r}, expected fewer than {NO_WAY:,} minutes")
     at_work = rules.sign_on + rules.sign_off
     contradictions = [
         ("max_duty", rules.max_duty <= at_work, f"more than the {at_work} minutes of signing on and off"),
@@ -255,15 +277,25 @@ def _check(rules: CrewRules) -> None:
     for name, wrong, expected in contradictions:
         if wrong:
             raise ValueError(f"{name}: got {getattr(rules, name)}, expected {expected}")
-    if not rules.explicit and not any((rules.fixed_cost, rules.minute_cost, rules.deadhead_cost)):
-        raise ValueError("fixed_cost, minute_cost, deadhead_cost: got 0 for all three, expected a price")
+    if not rules.explicit:
+        _check_prices(rules.fixed_cost, rules.minute_cost, rules.deadhead_cost)
     if rules.meal_window is not None:
         _check_window(rules.meal_window)
 
 
+def _check_prices(*prices: float) -> None:
+    names = "fixed_cost, minute_cost, deadhead_cost"
+    if not any(prices):
+        raise ValueError(f"{names}: got 0 for all three, expected a price")
+    if not CHEAP <= max(prices) <= DEAR:
+        raise ValueError(
+            f"{names}: got {max(prices):g} for the dearest, expected {CHEAP:g} to {DEAR:g} in some unit of money"
+        )
+
+
 def _check_window(window: tuple[int, int]) -> None:
     pair = isinstance(window, Sequence) and len(window) == 2
-    if not (pair and all(isinstance(minute, numbers.Integral) for minute in window)):
+    if not (pair and all(map(is_whole, window))):
         raise TypeError(f"meal_window: got {window!r}, expected two whole minutes after midnight, such as (660, 840)")
     if not 0 <= window[0] <= window[1]:
         raise ValueError(f"meal_window: got {window!r}, expected its begin before its end")

@@ -19,6 +19,7 @@ from course_lib.beyond.cg_p.plan import Step
 from course_lib.beyond.cg_p.pricing import WORTHWHILE, Pricer, Pricing, spread
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from course_lib.beyond.cg_p.graph import DutyGraph
@@ -31,6 +32,8 @@ FEW = 5
 EXHAUSTED = 0.03
 #: Columns that come back from the reserve at once.
 RECALLED = 300
+#: Seconds that nobody waits for; longer limits are none.
+FOREVER = 1e9
 
 
 class Fractional(NamedTuple):
@@ -49,6 +52,7 @@ class Search:
         time_limit: seconds by the clock, or None.
         progress: called with each `Step`; may raise KeyboardInterrupt.
         interrupt: asked between the steps; raises KeyboardInterrupt where somebody wants the search to end.
+        device: where to price with few labels, all trips of a layer at once; None for the labelling.
     """
 
     def __init__(
@@ -58,13 +62,18 @@ class Search:
         time_limit: float | None = None,
         progress: Callable[[Step], object] | None = None,
         interrupt: Callable[[], object] = lambda: None,
+        device: torch.device | str | None = None,
     ) -> None:
         rules = graph.rules
         self.graph, self.progress, self.interrupt = graph, progress, interrupt
-        self.pricer = Pricer(graph)
+        self.device = device
+        self.pricer = self.pricer_of(graph)
         self.n = len(graph.timetable)
         # Twice what the longest duty can cost: while a trip has a duty, leaving it out never pays.
-        self.penalty = 2 * (rules.fixed_cost + (rules.minute_cost + rules.deadhead_cost) * rules.max_duty) + 1
+        self.penalty = 2.0 * (rules.fixed_cost + (rules.minute_cost + rules.deadhead_cost) * rules.max_duty) + 1
+        # No duty costs less. Where signing on and off is free, the shortest trip is all that is sure to be paid.
+        shortest = int(graph.timetable.duration.min()) if self.n else 0
+        self.least_cost = rules.least_cost or rules.minute_cost * shortest
         self.needed = np.zeros(self.n, dtype=bool)
         self.start = Columns.of([])  #: a duty for each trip that can have one
         self.master: Master | None = None
@@ -81,7 +90,7 @@ class Search:
         self.times: dict[str, float] = defaultdict(float)
         self._within = False  # a phase that is timed
         self.began = time.perf_counter()
-        self.deadline = math.inf if time_limit is None else self.began + time_limit
+        self.deadline = math.inf if time_limit is None or time_limit > FOREVER else self.began + time_limit
 
     # Time -------------------------------------------------------------------------------------------------------------
 
@@ -130,6 +139,14 @@ class Search:
 
     # Phases -----------------------------------------------------------------------------------------------------------
 
+    def pricer_of(self, graph: DutyGraph) -> Pricer:
+        """Of the whole graph or a part."""
+        if self.device is None:
+            return Pricer(graph)
+        from course_lib.beyond.cg_p.pricing_torch import LayeredPricer
+
+        return Pricer(graph, heuristic=LayeredPricer(graph, self.device))
+
     def prepare(self) -> None:
         """Find for each trip a duty that contains it, or that there is none: `needed`, `start`."""
         alone = Pricer(self.graph.keep(np.zeros(len(self.graph), dtype=bool)))
@@ -151,8 +168,9 @@ class Search:
 
     def add_bound(self, duals: NDArray[np.float64], pricing: Pricing, value: float) -> None:
         """What an exact pricing on the whole graph proves."""
-        least_cost = self.graph.rules.least_cost
-        crews = value / max(least_cost, 1e-9)  # more duties no optimum of the linear program has
+        least_cost = self.least_cost
+        # More duties no optimum of the linear program has: in each is a trip that is covered just once.
+        crews = min(value / max(least_cost, 1e-9), float(self.needed.sum()))
         found = (
             bounds.farley(duals, pricing.least, least_cost, exact=pricing.exact),
             bounds.farley_by_trip(duals, pricing.through, least_cost, exact=pricing.exact),

@@ -13,7 +13,8 @@ Source: arXiv 2207.01411 (the two modes of CG-P); the volume start and the dive 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -33,8 +34,11 @@ from course_lib.beyond.cg_p.proof import MANY, choose, duties_within, settle
 from course_lib.beyond.cg_p.reduction import Predictor, ShortGaps, best_arcs
 from course_lib.beyond.cg_p.rules import CrewRules, rules_for
 from course_lib.beyond.cg_p.search import Fractional, Search
+from course_lib.beyond.cg_p.timetable import is_whole
 
 if TYPE_CHECKING:
+    import torch
+
     from course_lib.beyond.cg_p.timetable import Timetable
 
 Mode = Literal["exact", "optimal", "fast"]
@@ -68,6 +72,7 @@ def solve(
     nodes: int | None = None,
     kept: float | None = None,
     stages: Sequence[int] = STAGES,
+    device: torch.device | str | None = None,
 ) -> CrewPlan:
     """Duties that cover every trip that any duty can cover, at a low cost, and a proven bound on the least.
 
@@ -88,14 +93,16 @@ def solve(
         kept: arcs a trip, on average, that the predictor keeps; None for those of `KEPT`.
         stages: of the pricing in "exact", labels kept a trip; 0 for all, and the last must be that. (0,) prices exactly
             in every round, which takes several times as long.
+        device: where to price with few labels, all trips of a layer at once (a GPU, for thousands of trips); None for
+            the compiled labelling, which is the faster one on a CPU. What is exact is computed on the CPU in any case.
 
     Returns:
         The best plan found. `status` is "optimal" only with a proof, "interrupted" after the time limit or Ctrl-C (the
         plan is complete, the bound is the best so far), "infeasible" if no plan exists, else "feasible".
 
     Raises:
-        ValueError: an unknown mode, a limit below 0, crews where they do not belong or missing where they do, scores of
-            the wrong shape; never for a limit reached or Ctrl-C.
+        TypeError: an argument of another kind. ValueError: an unknown mode, a limit below 0, crews where they do not
+            belong or missing where they do, scores of the wrong shape; never for a limit reached or Ctrl-C.
 
     >>> from course_lib.beyond.cg_p import Timetable
     >>> trips = [("A", "B", 480, 540), ("B", "A", 560, 620)]
@@ -104,8 +111,8 @@ def solve(
     ('optimal', 650.0, (0, 1))
     """
     rules = rules_for(timetable, rules)
-    _check(rules, mode, crews, time_limit, nodes)
-    _check_effort(kept, stages)
+    _check(rules, mode, crews, time_limit, predictor)
+    stages = _checked_effort(kept, stages, nodes, seed)
     with held_back() as interrupt:
         if rules.explicit:
             assert crews is not None
@@ -113,9 +120,11 @@ def solve(
                 timetable, rules, crews, mode=mode, time_limit=time_limit, seed=seed, progress=progress,
                 interrupt=interrupt,
             )  # fmt: skip
-        guess = predictor or (default_predictor() if mode != "exact" else ShortGaps())  # loaded before the clock starts
+        guess = predictor
+        if guess is None:
+            guess = default_predictor() if mode != "exact" else ShortGaps()  # loaded before the clock starts
         graph = DutyGraph.of(timetable, rules)
-        search = Search(graph, time_limit=time_limit, progress=progress, interrupt=interrupt)
+        search = Search(graph, time_limit=time_limit, progress=progress, interrupt=interrupt, device=device)
         kept = KEPT.get(mode, 0.0) if kept is None else kept
         return _solve(search, mode, guess, kept=kept, stages=stages, nodes=nodes, seed=seed)
 
@@ -152,26 +161,42 @@ def default_predictor() -> Predictor:
         return ShortGaps()
 
 
-def _check(rules: CrewRules, mode: str, crews: int | None, time_limit: float | None, nodes: int | None) -> None:
+def _check(
+    rules: CrewRules, mode: str, crews: int | None, time_limit: float | None, predictor: Predictor | None
+) -> None:
+    if predictor is not None and (isinstance(predictor, type) or not callable(getattr(predictor, "scores", None))):
+        raise TypeError(f"predictor: got {predictor!r}, expected an object with `scores`, such as ShortGaps()")
+    if time_limit is not None and not isinstance(time_limit, numbers.Real):
+        raise TypeError(f"time_limit: got {time_limit!r}, expected seconds or None")
     if mode not in get_args(Mode):
         raise ValueError(f"mode: got {mode!r}, expected one of {', '.join(get_args(Mode))}")
     if time_limit is not None and not time_limit >= 0:
         raise ValueError(f"time_limit: got {time_limit}, expected seconds >= 0 or None")
-    if nodes is not None and not nodes >= 0:
-        raise ValueError(f"nodes: got {nodes}, expected a number >= 0 or None")
     if rules.explicit and crews is None:
         raise ValueError("crews: got None, expected how many: the OR-Library form fixes the number")
     if not rules.explicit and crews is not None:
         raise ValueError(f"crews: got {crews}, expected None: only the OR-Library form fixes the number of duties")
-    if crews is not None and (isinstance(crews, bool) or not isinstance(crews, int | np.integer)):
+    if crews is not None and not is_whole(crews):
         raise TypeError(f"crews: got {crews!r}, expected a whole number")
 
 
-def _check_effort(kept: float | None, stages: Sequence[int]) -> None:
+def _checked_effort(kept: float | None, stages: Sequence[int], nodes: int | None, seed: int) -> tuple[int, ...]:
+    """The stages, as a tuple."""
+    if kept is not None and not isinstance(kept, numbers.Real):
+        raise TypeError(f"kept: got {kept!r}, expected arcs a trip or None")
     if kept is not None and not kept >= 0:
         raise ValueError(f"kept: got {kept}, expected arcs a trip >= 0 or None")
-    if not stages or stages[-1] != 0 or min(stages) < 0:
-        raise ValueError(f"stages: got {tuple(stages)}, expected labels a trip, and 0 (all of them) as the last")
+    for name, given in (("nodes", 0 if nodes is None else nodes), ("seed", seed)):
+        if not is_whole(given):
+            raise TypeError(f"{name}: got {given!r}, expected a whole number")
+        if not 0 <= given < 2**31:
+            raise ValueError(f"{name}: got {given}, expected a number from 0 up, below 2**31")
+    if not isinstance(stages, Iterable) or not all(map(is_whole, stages)):
+        raise TypeError(f"stages: got {stages!r}, expected whole numbers of labels a trip")
+    listed = tuple(stages)
+    if not listed or listed[-1] != 0 or min(listed) < 0:
+        raise ValueError(f"stages: got {listed}, expected labels a trip, and 0 (all of them) as the last")
+    return listed
 
 
 def _within_limit(search: Search, mode: str, predictor: Predictor, kept: float, stages: Sequence[int]) -> Columns:
@@ -206,7 +231,7 @@ def _reduced(search: Search, predictor: Predictor, per_trip: float) -> Pricer:
     with search.timed("prediction"):
         graph = search.graph
         scores = predictor.scores(graph.timetable, graph.rules, graph)
-        return Pricer(graph.keep(best_arcs(graph, scores, per_trip=per_trip)))
+        return search.pricer_of(graph.keep(best_arcs(graph, scores, per_trip=per_trip)))
 
 
 def _volume(search: Search, reduced: Pricer) -> tuple[Pool, Fractional]:
@@ -298,7 +323,7 @@ def _result(search: Search, plan: Columns, mode: str, interrupted: bool, proven:
         timetable=graph.timetable,
         rules=graph.rules,
         mode=mode,
-        estimate=search.estimate,
+        estimate=None if search.estimate is None else min(max(search.estimate, bound), cost),
         notes=_notes(search, bound),
     )
 

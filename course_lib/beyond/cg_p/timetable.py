@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -111,8 +112,14 @@ class Timetable:
             depots: station names; one that no trip calls at is allowed.
             deadhead: minutes between two stations, in both directions unless the other is given too; none without.
             names: in the order of `trips`; "trip 1" and so on, in the sorted order, if not given.
+
+        Raises:
+            TypeError: clock times or broken minutes, one name in place of a list. ValueError: as the class.
         """
-        rows = list(trips)
+        rows = [_checked(row) for row in trips]
+        for what, given in (("depots", depots), ("names", names)):
+            if isinstance(given, str):
+                raise TypeError(f"{what}: got {given!r}, expected a list")
         if names is not None and len(names) != len(rows):
             raise ValueError(f"names: got {len(names)}, expected one for each of {len(rows)} trips")
         known = dict.fromkeys(name for row in rows for name in row[:2])
@@ -208,8 +215,9 @@ class Timetable:
             longest: trips of more minutes are cut at stops on the way, as late as that allows; None cuts none. With
                 the default rules no crew may drive more than 255 minutes without a break.
         """
-        also = () if depots is None or isinstance(depots, int) else depots
-        if isinstance(depots, str) or (depots is not None and not depots):
+        also = () if depots is None or is_whole(depots) else cast("Sequence[str]", depots)
+        count = cast("int | None", depots) if also == () else None
+        if isinstance(also, str | bool) or (depots is not None and not also and (count or 0) < 1):
             raise ValueError(f"depots: got {depots!r}, expected a list of names or stop ids, or how many")
         day = read_gtfs(path, date=date, route_types=route_types, also=also, relief=relief, longest=longest)
         index = {stop: k for k, stop in enumerate(day.names)}
@@ -228,9 +236,7 @@ class Timetable:
             depots=tuple(dict.fromkeys(index[stop] for stop in day.asked)),
             deadhead=table,
         )
-        if depots is None or isinstance(depots, int):
-            return dataclasses.replace(trips, depots=_terminal_depots(trips, depots))
-        return trips
+        return trips if also else dataclasses.replace(trips, depots=_terminal_depots(trips, count))
 
     @classmethod
     def from_orlib_csp(cls, path: str | Path | Csp) -> Timetable:
@@ -255,6 +261,19 @@ class Timetable:
             links=np.stack([place[csp.links[:, 0]], place[csp.links[:, 1]], csp.links[:, 2]], 1),
             limit=csp.limit,
         )
+
+
+def _checked(row: tuple[str, str, int, int]) -> tuple[str, str, int, int]:
+    if len(row) != 4:
+        raise ValueError(f"trips: got {row!r}, expected (origin, destination, departure, arrival)")
+    if not all(is_whole(minutes) for minutes in row[2:]):
+        raise TypeError(f"trips: got {row!r}, expected whole minutes after midnight, 485 for 08:05")
+    return row
+
+
+def is_whole(number: object) -> bool:
+    """Whether something is a whole number; True and False are none."""
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
 
 
 def _numbered(n: int) -> tuple[str, ...]:
@@ -295,6 +314,8 @@ def _given_deadheads(given: Mapping[tuple[str, str], int], index: Mapping[str, i
     for (a, b), minutes in given.items():
         if a not in index or b not in index:
             raise ValueError(f"deadhead: got {a!r} to {b!r}, expected two of the stations {', '.join(index)}")
+        if not is_whole(minutes):
+            raise TypeError(f"deadhead: got {minutes!r} from {a} to {b}, expected whole minutes")
         if not minutes >= 0:
             raise ValueError(f"deadhead: got {minutes} minutes from {a} to {b}, expected 0 or more")
         table[index[a], index[b]] = minutes
@@ -306,8 +327,10 @@ def _given_deadheads(given: Mapping[tuple[str, str], int], index: Mapping[str, i
 def _pace(minutes_per_km: object) -> float:
     if minutes_per_km is None:
         return 1.0
-    if isinstance(minutes_per_km, (int, float)) and math.isfinite(minutes_per_km) and minutes_per_km > 0:
-        return float(minutes_per_km)
+    if isinstance(minutes_per_km, numbers.Real) and not isinstance(minutes_per_km, bool):
+        pace = float(minutes_per_km)
+        if 0 < pace < math.inf:
+            return pace
     raise ValueError(
         f"deadhead: got {minutes_per_km!r}, expected minutes a kilometre, minutes by pairs, 'none' or None"
     )
@@ -330,6 +353,8 @@ def _check(timetable: Timetable) -> None:
         raise ValueError(f"depots: got {[timetable.stations[d] for d in timetable.depots]}, expected each station once")
     if (late := np.flatnonzero(timetable.duration <= 0)).size:
         raise ValueError(f"arrival: got {timetable.describe(late[0])}, expected it after the departure")
+    if (far := np.flatnonzero(np.maximum(-timetable.departure, timetable.arrival) >= NO_WAY)).size:
+        raise ValueError(f"departure: got {timetable.describe(far[0])}, expected less than {NO_WAY:,} minutes")
     if (np.diff(timetable.departure) < 0).any():
         raise ValueError("departure: got trips out of order, expected them sorted (Timetable.of sorts)")
     train = np.flatnonzero(timetable.follows >= 0)

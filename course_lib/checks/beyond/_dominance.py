@@ -213,6 +213,9 @@ dominates = Check(
         "better_in_anything": partial(_compare, some=any),
         "cheaper_is_enough": lambda a, b: (a.cost, a.number) < (b.cost, b.number),
         "better_in_everything": _strictly,
+        "owing_is_better": partial(_compare, smaller=("cost", "driving", "fed")),
+        "only_equally_fed": lambda a, b: a.fed == b.fed and _by_hand(a, b),
+        "asks_the_number_always": lambda a, b: a.number < b.number and _by_hand(a, b),
         "looks_the_wrong_way": lambda a, b: _by_hand(b, a),
     },
     diagnoses={
@@ -241,6 +244,12 @@ dominates = Check(
         "can?",
         "better_in_everything": "You drop a label only if another is better in every respect. What if they are equal "
         "in one, as they are in most?",
+        "owing_is_better": "You take the label that owes a meal for the better one. Which of the two may sign off when "
+        "it likes?",
+        "only_equally_fed": "You compare only labels that are alike in the meal. Is there anything that a crew may do "
+        "only before it has eaten?",
+        "asks_the_number_always": "You drop a label only for one with a smaller number. For which pairs does the "
+        "number have to decide?",
         "looks_the_wrong_way": "You say when b may drop a. Which of the two does `dominates(a, b)` ask about?",
     },
     accepted=[

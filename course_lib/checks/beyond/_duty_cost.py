@@ -41,6 +41,10 @@ def _minute_by_minute(trips: Trips, rules: CrewRules) -> float | None:
     return None if off - on > rules.max_duty else rules.fixed_cost + rules.minute_cost * (off - on)
 
 
+def _driven(trips: Trips) -> int:
+    return sum(arrival - departure for departure, arrival in trips)
+
+
 def _cost(
     trips: Trips,
     rules: CrewRules,
@@ -55,6 +59,8 @@ def _cost(
     lasts: Callable[[Trips, CrewRules], int] | None = None,
     stretch: bool = True,
     driving: bool = True,
+    drives: Callable[[Trips], int] = _driven,
+    ended: bool = True,
     waits: bool = True,
     home: bool = False,
     illegal: float | None = None,
@@ -67,10 +73,11 @@ def _cost(
                 return illegal
             if is_break(wait, rules):
                 since = again(trips[k - 1][1], departure)
-        last = home and k == len(trips) - 1
-        if stretch and too_long(arrival + (rules.sign_off if last else 0) - since, rules.max_stretch):
+        final = k == len(trips) - 1
+        worked = arrival + (rules.sign_off if home and final else 0) - since
+        if stretch and (ended or final) and too_long(worked, rules.max_stretch):
             return illegal
-    if driving and too_long(sum(b - a for a, b in trips), rules.max_driving):
+    if driving and too_long(drives(trips), rules.max_driving):
         return illegal
     length = trips[-1][1] + rules.sign_off - trips[0][0] + rules.sign_on
     if too_long(lasts(trips, rules) if lasts else length, rules.max_duty):
@@ -137,10 +144,17 @@ duty_cost = Check(
             _between(29, length=120),
         ),
         _duties(
-            "a break of 60 minutes, then 240 of work, and 280",
+            "a break of 60 minutes, then 240 of work, 265, and 280",
             "a stretch begins when the break ends",
             ((480, 540), (600, 720), (740, 840)),
+            ((480, 540), (600, 740), (760, 865)),
             ((480, 540), (600, 740), (760, 880)),
+        ),
+        _duties(
+            "255 minutes of work, then a break and an hour; and 295, and the same",
+            "trips of 140 and 80 minutes, or of 140 and 120; the break lasts 40 minutes",
+            ((480, 620), (640, 720), (760, 820)),
+            ((480, 620), (640, 760), (800, 860)),
         ),
         _duties(
             "330 minutes of driving, and 331",
@@ -188,6 +202,10 @@ duty_cost = Check(
         "pays_driving_only": functools.partial(
             _cost, paid=lambda trips, rules: sum(b - a for a, b in trips) + rules.sign_on + rules.sign_off
         ),
+        "measures_the_last_stretch_only": functools.partial(_cost, ended=False),
+        "signs_on_after_a_break": functools.partial(_cost, again=lambda arrival, departure: departure - 15),
+        "waits_are_driving": functools.partial(_cost, drives=lambda trips: trips[-1][1] - trips[0][0]),
+        "default_limits": lambda trips, rules: _cost(trips, _rules()),
         "illegal_is_infinite": functools.partial(_cost, illegal=math.inf),
         "illegal_is_free": functools.partial(_cost, illegal=0.0),
     },
@@ -214,6 +232,12 @@ duty_cost = Check(
         "stretch_until_signing_off": "You counted signing off into the last stretch. Up to which moment is a stretch "
         "measured?",
         "pays_driving_only": "You pay signing and driving, but no waiting. Is a crew that waits at work?",
+        "measures_the_last_stretch_only": "You measured the stretch in which the duty ends, and no earlier one. What "
+        "did the crew do before its last break?",
+        "signs_on_after_a_break": "You let the crew sign on again after its break. When does the new stretch begin?",
+        "waits_are_driving": "You counted waits as driving. Which minutes does the crew drive?",
+        "default_limits": "You are right under the default rules, and not under others. Where do the numbers of this "
+        "agreement stand?",
         "illegal_is_infinite": "You gave an illegal duty an infinite cost. What does the task ask you to return?",
         "illegal_is_free": "You gave an illegal duty the cost 0. What would a solver do with a free duty?",
     },

@@ -102,6 +102,11 @@ best_column = Check(
             (_COSTS, _COVER, np.array([0.0, 571.0, 0.0])),
             show="duals (0, 570.000000001, 0), then (0, 571, 0)",
         ),
+        _columns(
+            "two duties that save the same",
+            (_COSTS[:5], _COVER[:5], _FIRST),
+            show="singles 570, two pairs 650, all prices 570",
+        ),
         _columns("20 random cases", *(_random_columns(seed) for seed in range(20)), show="nine duties, six trips"),
         _columns(
             "no duties at all, and one that is worth it",
@@ -124,6 +129,9 @@ best_column = Check(
         "most_valuable_trips": functools.partial(_column, score=lambda costs, worth, trips: -worth),
         "best_per_trip": functools.partial(_column, reduce=lambda costs, worth, trips: (costs - worth) / trips),
         "most_expensive_duty": functools.partial(_column, score=lambda costs, worth, trips: worth - costs),
+        "last_of_equals": functools.partial(
+            _column, score=lambda costs, worth, trips: costs - worth - 1e-9 * np.arange(len(costs))
+        ),
         "returns_the_reduced_cost": functools.partial(_column, give=lambda p, reduced: float(reduced[p])),
         "averages_the_prices": functools.partial(_column, reduce=lambda costs, worth, trips: costs - worth / trips),
     },
@@ -142,6 +150,7 @@ best_column = Check(
         "best_per_trip": "You divided the saving by the number of trips. What is it that the pricing has to find the "
         "least of?",
         "most_expensive_duty": "You took the largest reduced cost. Which sign has a duty that is worth having?",
+        "last_of_equals": "Two duties save the same, and you named the later one. Which of them does the task ask for?",
         "returns_the_reduced_cost": "You returned how much the duty saves. What was asked, the saving or which duty?",
         "averages_the_prices": "You compared the cost with the mean price of the trips. A duty is paid once; for how "
         "many trips?",
@@ -258,6 +267,16 @@ lower_bound = Check(
         "trusts_heuristic_pricing": functools.partial(_bound, asks=False),
         "wrong_sign": functools.partial(_bound, scale=lambda duals, rho, c_min: 1 / (1 + rho / c_min)),
         "adds_it_once": functools.partial(_bound, scale=lambda duals, rho, c_min: 1.0, plus=lambda rho: min(rho, 0.0)),
+        "adds_whatever_was_found": functools.partial(_bound, scale=lambda duals, rho, c_min: 1.0, plus=lambda rho: rho),
+        "adds_it_for_each_trip": functools.partial(
+            _bound, scale=lambda duals, rho, c_min: 1 + len(duals) * min(rho, 0.0) / duals.sum()
+        ),
+        "adds_where_it_should_subtract": functools.partial(
+            _bound, scale=lambda duals, rho, c_min: 1 / (1 + min(rho, 0.0) / c_min)
+        ),
+        "takes_the_absolute_value": functools.partial(
+            _bound, scale=lambda duals, rho, c_min: 1 / (1 + abs(rho) / c_min)
+        ),
         "nothing_instead_of_minus_infinity": functools.partial(_bound, inexact=0.0),
         "none_instead_of_minus_infinity": functools.partial(_bound, inexact=None),
         "positive_reduced_cost_counts": functools.partial(
@@ -281,6 +300,14 @@ lower_bound = Check(
         "until no duty is worth more than it costs?",
         "adds_it_once": "You added the least reduced cost once. How many duties does a plan have, and might each of "
         "them be that much too cheap?",
+        "adds_whatever_was_found": "You added the least reduced cost to the sum of the prices, whatever its sign. A "
+        "plan has many duties: how much too cheap may each of them be?",
+        "adds_it_for_each_trip": "Your bound is true, and weak: it lets every trip fill a duty of its own. What "
+        "becomes of it if you use that a duty costs c_min at least?",
+        "adds_where_it_should_subtract": "Your factor shrinks as the least reduced cost falls. If trips are worth more "
+        "than their duty costs, is the factor above 1 or below?",
+        "takes_the_absolute_value": "You lowered the prices though no duty's trips are worth more than it costs. Which "
+        "sign of the least reduced cost asks for lower prices?",
         "nothing_instead_of_minus_infinity": "You returned 0 where nothing is proven. For costs 0 may even be true; "
         "what is the value that can never be wrong?",
         "none_instead_of_minus_infinity": "You returned None where nothing is proven. What does `max(bound, None)` do "
