@@ -896,7 +896,9 @@ for name in ("network", "short gaps"):
 for row in record["rows"] if record else []:
     told, name = row["details"], row["name"]
     if name.startswith("2000 trips"):
-        print(f"{name}: gap {told['gap']:.0f} % proven, {told['gap_to_estimate']:.0f} % estimated")
+        print(
+            f"{name}: gap {told['gap']:.0f} % proven, {told['gap_to_estimate']:.0f} % estimated"
+        )
     elif "arc-flow" in name:
         gap = "no plan" if told["gap"] is None else f"gap {told['gap']:.0f} %"
         print(f"{name}: {gap}")
