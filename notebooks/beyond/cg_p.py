@@ -30,7 +30,6 @@
 
 # %%
 import time
-import warnings
 from collections import namedtuple
 from functools import partial
 from types import SimpleNamespace
@@ -464,13 +463,11 @@ for M in (300.0, 600.0, 2000.0):
 # ranks. Four times trips and arcs tell each other what they have seen.
 
 # %%
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # torch_geometric announces what torch will give up
-    from course_lib.beyond.cg_p.labels import solve_examples
-    from course_lib.beyond.cg_p.predictor import as_tensors, load_predictor
-    from course_lib.beyond.cg_p.predictor_training import judge, train_predictor
+from course_lib.beyond.cg_p.labels import solve_examples
+from course_lib.beyond.cg_p.predictor import as_tensors, load_predictor
+from course_lib.beyond.cg_p.predictor_training import judge, train_predictor
 
-    network = load_predictor(device=device)
+network = load_predictor(device=device)
 print(f"{sum(weight.numel() for weight in network.parameters()):,} weights")
 
 # %% [markdown]
