@@ -898,7 +898,7 @@ for row in record["rows"] if record else []:
         )
     elif "arc-flow" in name:
         gap = "no plan" if told["gap"] is None else f"gap {told['gap']:.0f} %"
-        print(f"{name}: {gap}")
+        print(f"{name}, {told['seconds_given']:.0f} s: {gap}")
 
 # %% [markdown]
 # With 2,000 trips the plan takes seconds, and the proof is what is left behind; proven and estimated are told apart.

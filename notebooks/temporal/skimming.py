@@ -457,8 +457,8 @@ assert all((s.accuracy > 0.95) == (name != "Skip RNN 0.01") for name, s in score
 # | budget set by | a price $\lambda$ an update | $N$, $K$, $R$; here a price, too | a price $\gamma$ on not skimming |
 #
 # These sentences were made for readers that leave words out. Real ones were not. The bench trains the same readers on
-# ten thousand sentences from reviews of films {cite}`pang2005seeing`, which praise or blame in twenty words, with word
-# vectors from nothing. (Any corpus will do: `course bench temporal --data sentences --root CORPUS`.)
+# single sentences from reviews of films {cite}`pang2005seeing`, each of them praise or blame, with word vectors from
+# nothing. (Any corpus will do: `course bench temporal --data sentences --root CORPUS`.)
 
 # %% mystnb={"image": {"alt": "Accuracy, 60 to 75 percent, over the share of words read, for six readers of real sentences. Reading all and the two gentler Skip RNNs stand close together at the upper right; Skip RNN at price 0.01 lower, in the middle; LSTM-Jump far below, at the left; Skim-RNN at the left and nearly as high as reading all."}}
 record = bench.latest("temporal", "cpu", data="sentence_polarity")
@@ -476,12 +476,14 @@ print(bench.caption(record) if record else "nothing recorded yet")
 if record:
     median = {row["name"]: row["median"] for row in record["rows"]}
     for name in ("read all", "Skip RNN 0.003", "Skip RNN 0.01", "LSTM-Jump", "Skim-RNN"):
-        right, read = (median[f"{name}: {what}"] for what in ("right", "read"))
-        print(f"{name:15} right {right:.0f} %, read {read:.0f} %")
+        right, read, work = (
+            median[f"{name}: {what}"] for what in ("right", "read", "work")
+        )
+        print(f"{name:15} right {right:.0f} %, read {read:.0f} %, work {work:.0f} %")
 
 # %% [markdown]
-# No word announces praise in a real sentence, and there are only twenty of them. So whoever decides before looking has
-# little to go by. A seventh of the words Skip RNN leaves out for next to nothing. Leaving out more than half costs it
+# No word announces praise in a real sentence, and a sentence is short. So whoever decides before looking has little to
+# go by. A seventh of the words Skip RNN leaves out for next to nothing. Leaving out more than half costs it
 # nearly four points, and the jumper, who reads a seventh, ten. Skim-RNN looks first. It gives its large cell a fifth
 # of the words, does a third of the work, and loses one point. The moral of the made sentences was that an announcement
 # is worth a look ahead; the moral of the real ones is that without it a look is worth its price.
